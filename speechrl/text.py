@@ -1,12 +1,25 @@
-"""How an answer is read out of what a model wrote: tags, formats, and plain words."""
+"""How a question with options is put, and how the answer is read out of what a model wrote."""
 
 import re
 import unicodedata
+from collections.abc import Sequence
 
 _ANSWER = re.compile(r"<answer>(.*?)</answer>")
 _PLAIN_FORMAT = re.compile(r"<answer>.*?</answer>", re.DOTALL)
 _THINK_FORMAT = re.compile(r"<think>.*?</think>\s*<answer>.*?</answer>", re.DOTALL)
 _NOT_A_WORD = re.compile(r"[^\w\s']+")
+_OPTIONS = "{question} Please choose the answer from the following options: {choices}."
+PROMPTS = {
+    1: _OPTIONS,
+    2: _OPTIONS + " Output the final answer in <answer> </answer>.",
+    3: _OPTIONS + " Output the thinking process in <think> </think> and final answer in <answer> </answer>.",
+}
+"""The prompts of 2503.11197 by the paper's numbers; 2 and 3 are the released texts, 1 is inferred from them."""
+
+
+def ask(question: str, choices: Sequence[str], *, prompt: int) -> str:
+    """A multiple-choice question as one of the paper's prompts puts it: options in order, as Python writes a list."""
+    return PROMPTS[prompt].format(question=question, choices=list(choices))
 
 
 def tagged_answer(text: str) -> str | None:

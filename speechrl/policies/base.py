@@ -29,7 +29,10 @@ class Policy(nn.Module, ABC):
     def sample(
         self, examples: Sequence[Example], group_size: int, decoding: Decoding, generator: torch.Generator
     ) -> Rollout:
-        """G answers to each of B examples; those of example b are rows b*G ... b*G + G - 1. No gradient."""
+        """G answers to each of B examples; those of example b are rows b*G ... b*G + G - 1.
+
+        The rollout's log-probabilities carry a gradient only where that costs no further pass (a classifier's do).
+        """
 
     @abstractmethod
     def logps(

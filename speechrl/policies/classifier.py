@@ -1,0 +1,149 @@
+"""The detector: a self-supervised speech encoder, a mean over time, and one linear layer whose softmax is the policy."""
+
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from speechrl.policies.base import Policy, without_dropout
+from speechrl.types import Actions, Answer, Decoding, Example, Rollout
+
+LABELS = ("fake", "real")
+"""In the order of the released detectors' two logits."""
+
+
+class Classifier(Policy):
+    """A policy whose answer is one of a closed set of labels (2603.02914, section 2).
+
+    One encoder pass serves all answers to a clip. The mean over time leaves padding out, so that a clip scores the same
+    alone and in a batch; `masked=False` averages over the padding too, as the released code does. Encoders that
+    normalise over time (`feat_extract_norm="group"`) cannot be padded without changing the scores: their clips are
+    heard in groups of equal length.
+    """
+
+    def __init__(self, encoder: nn.Module, labels: Sequence[str] = LABELS, *, masked: bool = True) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.labels = tuple(labels)
+        self.masked = masked
+        self.head = nn.Linear(encoder.config.hidden_size, len(self.labels))
+        self._paddable = encoder.config.feat_extract_norm == "layer"
+
+    def encode(self, texts: Sequence[str]) -> Actions:
+        """Each text must be one of the labels, else ValueError."""
+        unknown = sorted(set(texts) - set(self.labels))
+        if unknown:
+            raise ValueError(f"a detector answers {' or '.join(map(repr, self.labels))}, not {unknown[0]!r}")
+        ids = torch.tensor([[self.labels.index(text)] for text in texts])
+        return Actions(ids, torch.ones_like(ids, dtype=torch.bool))
+
+    def sample(
+        self, examples: Sequence[Example], group_size: int, decoding: Decoding, generator: torch.Generator
+    ) -> Rollout:
+        """Labels drawn with replacement from the softmax, or the most likely one when greedy.
+
+        Where gradients are on, the log-probabilities carry them: drawing and scoring are one encoder pass.
+        """
+        scores = (self.logits(examples) / decoding.scale).log_softmax(-1)
+        if decoding.greedy:
+            ids = scores.argmax(-1, keepdim=True).repeat(1, group_size)
+        else:
+            chances = scores.detach().exp().cpu()
+            ids = torch.multinomial(chances, group_size, replacement=True, generator=generator).to(scores.device)
+        actions = Actions(ids.reshape(-1, 1), torch.ones_like(ids, dtype=torch.bool).reshape(-1, 1))
+        answers = tuple(Answer(self.labels[i]) for i in actions.ids[:, 0].tolist())
+        return Rollout(actions, scores.gather(1, ids).reshape(-1, 1), answers)
+
+    def logps(
+        self, examples: Sequence[Example], actions: Actions, temperature: float = 1.0
+    ) -> Float[Tensor, "n 1"]:
+        """Log-softmax of the labels' logits at the chosen labels; one encoder pass per example."""
+        assert len(actions) % len(examples) == 0
+        scores = (self.logits(examples) / temperature).log_softmax(-1)
+        return scores.gather(1, actions.ids.view(len(examples), -1)).reshape(-1, 1)
+
+    def logits(self, examples: Sequence[Example]) -> Float[Tensor, "b l"]:
+        """One logit for each label."""
+        return self.head(self.embed(examples))
+
+    def embed(self, examples: Sequence[Example]) -> Float[Tensor, "b d"]:
+        """The last hidden layer's mean over time, the vector that embedding drift is measured on."""
+        waves = [nn.functional.layer_norm(x, x.shape) for x in (e.waveform.to(self.device) for e in examples)]
+        if self._paddable:
+            return self._pooled(waves)
+        lengths = torch.tensor([len(wave) for wave in waves])
+        pooled = torch.empty(len(waves), self.head.in_features, device=self.device)
+        for length in lengths.unique():
+            rows = (lengths == length).nonzero()[:, 0]
+            pooled = pooled.index_put((rows.to(self.device),), self._pooled([waves[i] for i in rows.tolist()]))
+        return pooled
+
+    def _pooled(self, waves: list[Tensor]) -> Float[Tensor, "b d"]:
+        lengths = torch.tensor([len(wave) for wave in waves], device=self.device)
+        padded = nn.utils.rnn.pad_sequence(waves, batch_first=True)
+        whole = bool((lengths == padded.shape[1]).all())
+        mask = None if whole else torch.arange(padded.shape[1], device=self.device) < lengths[:, None]
+        hidden = self.encoder(padded, attention_mask=mask.long() if self.masked and not whole else None)
+        return _mean(hidden.last_hidden_state, self._frames(lengths) if self.masked and not whole else None)
+
+    def _frames(self, samples: Tensor) -> Tensor:
+        frames = samples
+        for kernel, stride in zip(self.encoder.config.conv_kernel, self.encoder.config.conv_stride, strict=True):
+            frames = (frames - kernel) // stride + 1
+        return frames
+
+    def save_pretrained(self, folder: str) -> None:
+        """The encoder in transformers' own format, and the head beside it; `load` reads the folder back."""
+        self.encoder.save_pretrained(folder)
+        head = {name: tensor.detach().cpu().contiguous() for name, tensor in self.head.state_dict().items()}
+        temporary = os.path.join(folder, "head.safetensors.tmp")
+        save_file(head, temporary, metadata={"labels": json.dumps(self.labels)})
+        os.replace(temporary, os.path.join(folder, "head.safetensors"))
+
+
+def _mean(hidden: Float[Tensor, "b f d"], frames: Tensor | None) -> Float[Tensor, "b d"]:
+    if frames is None:
+        return hidden.mean(1)
+    mask: Bool[Tensor, "b f"] = torch.arange(hidden.shape[1], device=hidden.device) < frames[:, None]
+    return (hidden * mask[..., None]).sum(1) / frames[:, None]
+
+
+def load(
+    *,
+    weights: str | None = None,
+    config: dict[str, Any] | None = None,
+    masked: bool = True,
+    dropout: bool = True,
+    seed: int = 0,
+) -> Classifier:
+    """A detector from a Hugging Face id, a folder that `save_pretrained` wrote, or a released AntiDeepfake checkpoint.
+
+    `config` alone builds that architecture with random weights; with a `.ckpt` or `.pt` file it says which encoder the
+    fairseq keys belong to. `dropout=False` sets every dropout of the released configuration to 0. A head that the
+    weights do not bring is drawn from `seed`. Nothing in a weights file is executed.
+    """
+    from transformers import AutoConfig, AutoModel
+
+    from speechrl.policies.fairseq import load_released
+
+    torch.manual_seed(seed)
+    source = weights if weights and config is None else None
+    settings = AutoConfig.from_pretrained(source) if source else AutoConfig.for_model(**(config or {}))
+    settings.apply_spec_augment = False
+    settings.mask_time_prob = 0.0
+    build = AutoModel.from_pretrained if source else AutoModel.from_config
+    encoder = build(source, config=settings, use_safetensors=True) if source else build(settings)
+    policy = Classifier(encoder, masked=masked)
+    if weights and source is None:
+        load_released(policy, Path(weights))
+    elif source and (head := Path(source) / "head.safetensors").is_file():
+        policy.head.load_state_dict(load_file(head))
+    if not dropout:
+        without_dropout(policy)
+    return policy
