@@ -64,7 +64,9 @@ def test_a_span_is_that_part_of_the_whole(tmp_path, suffix, rate):
     soundfile.write(path, noise, rate)
     whole = audio.read(path)
     for start, frames in [(0, 100), (1, 1), (7_777, 5_000), (len(whole) - 300, 300), (len(whole) - 10, 100)]:
-        torch.testing.assert_close(audio.read_span(path, start, frames), whole[start : start + frames], rtol=0, atol=1e-6)
+        torch.testing.assert_close(
+            audio.read_span(path, start, frames), whole[start : start + frames], rtol=0, atol=1e-6
+        )
 
 
 def broken(tmp_path):

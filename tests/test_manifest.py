@@ -52,7 +52,11 @@ def test_a_root_given_relative_is_not_doubled(tmp_path, monkeypatch):
 @pytest.mark.parametrize("start", ["", "\ufeff"])
 @pytest.mark.parametrize("delimiter", [",", ";", "\t"])
 def test_a_users_own_minimal_csv_is_read(tmp_path, start, delimiter):
-    rows = [("AUDIO", "prompt", "Answer", "room"), ("a/1.wav", '"Which, of two?\nSay."', "dog", "k"), ("2.wav", "", "cat", "")]
+    rows = [
+        ("AUDIO", "prompt", "Answer", "room"),
+        ("a/1.wav", '"Which, of two?\nSay."', "dog", "k"),
+        ("2.wav", "", "cat", ""),
+    ]
     path = save(tmp_path / "p.csv", start + "\n".join(delimiter.join(row) for row in rows))
     first, second = manifest.read(path)
     assert (first.id, first.path, first.target, first.seconds) == ("1", tmp_path / "a/1.wav", "dog", 0.0)
@@ -77,7 +81,10 @@ def test_what_is_written_is_read_back(tmp_path):
     ]
     assert back[0].seconds == pytest.approx(1 / 3, abs=1e-7) and back[1].seconds == 2.0000625
     assert back[0].meta["choices"] == ["dog", "Vögel"] and back[1].meta["own"] == "7"
-    rows = [{"ID": "a", "Label": "real", "Path": tmp_path / "a.wav", "Attack": "-"}, {"ID": "b", "Label": "fake", "Path": "/b.wav"}]
+    rows = [
+        {"ID": "a", "Label": "real", "Path": tmp_path / "a.wav", "Attack": "-"},
+        {"ID": "b", "Label": "fake", "Path": "/b.wav"},
+    ]
     manifest.write(tmp_path / "m.csv", rows)
     assert (tmp_path / "m.csv").read_text() == "ID,Label,Path,Attack\na,real,$ROOT/a.wav,-\nb,fake,/b.wav,\n"
     assert sorted(os.listdir(tmp_path)) == ["deep", "m.csv"], "no temporary file stays"
@@ -91,7 +98,10 @@ def test_what_is_written_is_read_back(tmp_path):
         ("ID,Label\n1,real\n", "m.csv: add a column Path or Audio; it has id, label"),
         ("ID,Path\n1,a.wav\n", "m.csv: add a column Answer or Label"),
         ("ID,Path,path,Label\n1,a,b,real\n", "column 'path' occurs twice"),
-        ("ID,Path,Label\n1,a.wav,real\n2,b.wav,faek\n", "m.csv row 3: the label 'faek' is not one of real, fake; did you mean 'fake'"),
+        (
+            "ID,Path,Label\n1,a.wav,real\n2,b.wav,faek\n",
+            "m.csv row 3: the label 'faek' is not one of real, fake; did you mean 'fake'",
+        ),
         ("ID,Path,Label\n1,a.wav,real\n\n1,b.wav,fake\n", "m.csv row 4: the ID '1' is already that of row 2"),
         ("ID,Path,Label\n1,a.wav,real,\n", "m.csv row 2: 4 cells under 3 columns"),
         ("ID,Path,Label\n1,,real\n", "m.csv row 2: the path is empty"),
@@ -120,7 +130,7 @@ def test_all_bad_rows_are_listed_at_once(tmp_path):
 def test_check_measures_and_remembers(folder, monkeypatch):
     items = manifest.read(labelled(folder), labels=LABELS)
     good, faults = manifest.check(items, progress=False)
-    assert not faults and [item.seconds * 16_000 for item in good] == [8_000, 8_001, 8_002, 8_003]
+    assert not faults and [round(item.seconds * 16_000) for item in good] == [8_000, 8_001, 8_002, 8_003]
     assert good == [replace(item, seconds=item2.seconds) for item, item2 in zip(items, good, strict=True)]
     decoded = []
     monkeypatch.setattr(audio, "measure", lambda path: decoded.append(path.name) or 8_000)
