@@ -96,8 +96,6 @@ def difference(
     keys: Sequence[int | str] = (),
 ) -> Difference:
     """Row A minus row B from their paired draws, K seeds each in the same order; `value` is the difference itself."""
-    if a.shape != b.shape:
-        raise ValueError(f"paired rows need the same seeds and resamples, not draws of shapes {a.shape} and {b.shape}")
     draws = over_seeds(a - b, keys=keys)
     return Difference(value, *interval(draws), p_value(draws))
 
