@@ -190,7 +190,9 @@ def word_errors(
     import jiwer
 
     if len(references) != len(hypotheses):
-        raise ValueError(f"word errors need a hypothesis for each reference, not {len(hypotheses)} for {len(references)}")
+        raise ValueError(
+            f"word errors need a hypothesis for each reference, not {len(hypotheses)} for {len(references)}"
+        )
     found = jiwer.process_words(list(references), list(hypotheses))
     errors = [
         sum(
