@@ -138,8 +138,8 @@ def test_check_measures_and_remembers(folder, monkeypatch):
     audio.write(folder / "wav/2.wav", torch.zeros(9_000))
     manifest.check(items, progress=False)
     assert decoded == ["2.wav"], "only what changed is decoded again"
-    manifest.check(items, folder=folder / "wav", progress=False)
-    assert len(decoded) == 5 and len(json.loads((folder / "wav" / verified.MEMORY).read_text())) == 4
+    manifest.check(items, cache=folder / "wav/new", progress=False)
+    assert len(decoded) == 5 and len(json.loads((folder / "wav/new" / verified.MEMORY).read_text())) == 4
 
 
 def test_check_lists_every_fault_or_skips(folder):
@@ -160,9 +160,9 @@ def test_check_lists_every_fault_or_skips(folder):
 
 def test_one_class_is_no_test_set(folder):
     items = manifest.read(labelled(folder))
-    manifest.check_two_classes(items, LABELS)
-    with pytest.raises(ValueError, match=r"m\.csv\) has 2 real but no fake"):
-        manifest.check_two_classes([item for item in items if item.target == "real"], LABELS)
+    manifest.check_two_classes(items)
+    with pytest.raises(ValueError, match=r"m\.csv: it has 2 real but no fake"):
+        manifest.check_two_classes([item for item in items if item.target == "real"], "m.csv")
 
 
 def test_the_fingerprint_knows_the_data_not_the_order(folder):

@@ -124,15 +124,15 @@ def check(
     *,
     on_bad_audio: Literal["stop", "skip"] = "stop",
     min_seconds: float = 0.0,
-    folder: str | os.PathLike[str] | None = None,
+    cache: str | os.PathLike[str] | None = None,
     progress: bool = True,
 ) -> tuple[list[Item], list[Fault]]:
     """Decodes every recording once; the good items with their true duration, and the faults.
 
     "stop" raises a ValueError listing every fault, "skip" raises only if nothing is left. Good files are remembered (by
-    path, size and time of change) in `folder`, by default beside their manifest, so that a second call is instant.
+    path, size and time of change) in the folder `cache`, by default beside their manifest: a second call is instant.
     """
-    homes = {item.path: Path(folder) if folder else item.manifest and item.manifest.parent for item in items}
+    homes = {item.path: Path(cache) if cache else item.manifest and item.manifest.parent for item in items}
     lengths = measure_all(homes, progress=progress)
     good, faults = [], []
     for item in items:
@@ -150,14 +150,15 @@ def check(
     return good, faults
 
 
-def check_two_classes(items: Sequence[Item], labels: Sequence[str], *, name: str = "the test set") -> None:
+def check_two_classes(
+    items: Sequence[Item], name: str | os.PathLike[str] = "the test set", labels: Sequence[str] = ("real", "fake")
+) -> None:
     """Raises ValueError unless every label occurs: an error rate of one class alone means nothing."""
     counts = Counter(item.target for item in items)
     missing = [label for label in labels if not counts[label]]
     if missing:
-        source = next((f" ({item.manifest})" for item in items if item.manifest), "")
         have = ", ".join(f"{count} {label}" for label, count in sorted(counts.items())) or "nothing"
-        raise ValueError(f"{name}{source} has {have} but no {' and no '.join(missing)}; add some, or score another set")
+        raise ValueError(f"{name}: it has {have} but no {' and no '.join(missing)}; add some, or score another set")
 
 
 def fingerprint(items: Iterable[Item]) -> str:

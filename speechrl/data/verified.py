@@ -22,7 +22,7 @@ def measure_all(homes: Mapping[Path, Path | None], *, progress: bool) -> dict[Pa
     memories = {home: _remembered(home) for home in homes.values() if home}
     lengths: dict[Path, int | str] = {}
     for path, home in homes.items():
-        known = memories[home].get(str(path)) if home else None
+        known = memories[home].get(os.path.abspath(path)) if home else None
         if known and known[:2] == stamp(path):
             lengths[path] = known[2]
     todo = [path for path in homes if path not in lengths]
@@ -33,7 +33,7 @@ def measure_all(homes: Mapping[Path, Path | None], *, progress: bool) -> dict[Pa
             for path, (mark, found) in bar.track(work, len(todo), description="checking recordings"):
                 lengths[path], home = found, homes[path]
                 if home and mark and isinstance(found, int):
-                    fresh[home][str(path)] = [*mark, found]
+                    fresh[home][os.path.abspath(path)] = [*mark, found]
     finally:
         for home, new in fresh.items():
             _remember(home, new)
@@ -71,6 +71,7 @@ def _remember(folder: Path, new: Mapping[str, list[int]]) -> None:
         return
     temporary = folder / f"{MEMORY}.{os.getpid()}"
     try:
+        folder.mkdir(parents=True, exist_ok=True)
         temporary.write_text(json.dumps(_remembered(folder) | new))
         os.replace(temporary, folder / MEMORY)
     except OSError:
