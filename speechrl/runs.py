@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.loggers.logger import Logger
+from pytorch_lightning.utilities.rank_zero import rank_zero_only
 
 from speechrl.config import plain
 from speechrl.regimes.base import Judged
@@ -47,7 +48,10 @@ def finished(path: Path) -> bool:
 
 
 class Claim:
-    """One process at a time in a run's folder; a second one waits for the first, then finds the work done."""
+    """One run at a time in a folder; a second one waits for the first, then finds the work done.
+
+    Of the processes that share a run, the first claims it for all.
+    """
 
     def __init__(self, path: Path) -> None:
         path.mkdir(parents=True, exist_ok=True)
@@ -55,7 +59,8 @@ class Claim:
 
     def __enter__(self) -> None:
         self._handle = self._file.open("w")
-        fcntl.flock(self._handle, fcntl.LOCK_EX)
+        if rank_zero_only.rank == 0:
+            fcntl.flock(self._handle, fcntl.LOCK_EX)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -114,6 +119,7 @@ class MetricsFile(Logger):
         """As other loggers have one."""
         return ""
 
+    @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         """Appends one line for each metric, in one write."""
         with self._path.open("a") as file:
@@ -155,6 +161,7 @@ class RolloutFile:
             file.write("".join(lines))
 
 
+@rank_zero_only
 def cut_back(path: Path, last_step: int, step_of: Any, header: str = "") -> None:
     """Drops the lines of an append-only file that are later than a step, and a last line that was not finished."""
     lines = path.read_text().splitlines(keepends=True) if path.exists() else []

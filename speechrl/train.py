@@ -9,6 +9,7 @@ import hydra
 import pytorch_lightning as pl
 import torch
 from omegaconf import DictConfig
+from pytorch_lightning.utilities.rank_zero import rank_zero_only
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -21,6 +22,7 @@ from speechrl.policies.base import Policy
 from speechrl.progress import Progress
 from speechrl.regimes.base import Regime, Selection
 from speechrl.tasks.base import Task
+from speechrl.types import Outcome
 
 
 class Run:
@@ -42,7 +44,7 @@ class Run:
         """Trains where there is a regime, answers the test sets, and writes the record, `metrics.json` last."""
         started, config = time.time(), self._config
         runs.freeze(self._folder, config)
-        self._splits.check(self._task, config.on_bad_audio, Path(config.paths.cache))
+        self._splits.check(self._task, config.on_bad_audio)
         policy: Policy = built(config.model)
         self._progress.phase("training")
         regime = self._trained(policy) if config.regime else None
@@ -50,12 +52,14 @@ class Run:
         outcomes = []
         for name in self._splits.tests:
             outcomes += self._judge.outcomes(policy, name, self._splits.evaluation(name, self._task))
-        if torch.distributed.is_initialized() and torch.distributed.get_rank():
-            return
+        if rank_zero_only.rank == 0:
+            self._write(policy, regime, outcomes, started)
+
+    def _write(self, policy: Policy, regime: Regime | None, outcomes: list[Outcome], started: float) -> None:
         policy.save_pretrained(str(self._folder / "export"))
         runs.write_outcomes(self._folder / "answers.jsonl", outcomes)
         record = runs.provenance(
-            config,
+            self._config,
             data=self._splits.fingerprint(),
             skipped=self._splits.skipped,
             wall_seconds=round(time.time() - started, 1),
@@ -91,6 +95,8 @@ class Run:
         )
         if step < regime.total_steps:
             trainer.fit(regime, _Batches(self._splits, self._task, regime, config), ckpt_path=resumed and self._last)
+            if trainer.global_step < regime.total_steps:
+                raise RuntimeError(f"stopped at step {trainer.global_step} of {regime.total_steps}; start it again")
         else:
             regime.on_load_checkpoint(resumed)
         self._restore(policy, len(regime.stages) - 1)
@@ -102,6 +108,7 @@ class Run:
     def _best(self, stage: int) -> Path:
         return self._folder / "checkpoints" / f"best-{stage}.safetensors"
 
+    @rank_zero_only
     def _keep_best(self, stage: int, state: dict[str, Tensor]) -> None:
         path = self._best(stage)
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -163,6 +170,7 @@ class _Batches(pl.LightningDataModule):
             seed=self._config.seed,
             batch_size=optimisation.batch_size,
             seconds=optimisation.batch_seconds,
+            crop=clips.crop,
             start=self._regime.global_step,
             rank=trainer.global_rank,
             world=trainer.world_size,

@@ -112,7 +112,7 @@ class Decoding:
         return self.temperature or 1.0
 
 
-GREEDY = Decoding(temperature=0)
+GREEDY = Decoding(temperature=0.0)
 
 
 def seed_of(*keys: int | str) -> int:

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 from torch import Tensor
 
@@ -58,15 +58,14 @@ class Splits:
             self._items[split] = manifest.read(self._folder / self._files[split], root=self._root)
         return self._items[split]
 
-    def check(self, task: Asking, on_bad_audio: str, cache: Path) -> None:
+    def check(self, task: Asking, on_bad_audio: Literal["stop", "skip"]) -> None:
         """Reads all manifests and decodes every clip once, so that faults stop a run before it trains."""
         for split in self._files:
             path = self._folder / self._files[split]
-            if task.labels:
-                self._items[split] = manifest.read(path, root=self._root, labels=task.labels)
-            good, faults = manifest.check(self.items(split), on_bad_audio=on_bad_audio, cache=cache)
+            self._items[split] = manifest.read(path, root=self._root, labels=task.labels)
+            good, faults = manifest.check(self.items(split), on_bad_audio=on_bad_audio)
             if split in self.tests and task.labels:
-                manifest.check_two_classes(good, path)
+                manifest.check_two_classes(good, task.labels, name=f"the test set {split}")
             self._items[split], self.skipped[split] = good, len(faults)
 
     def training(self, task: Asking, *, seed: int) -> Clips:
