@@ -1,7 +1,6 @@
 """What the readers of data set layouts share: clips, cuts of long recordings, and the manifest rows made of both."""
 
 import csv
-import json
 import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -143,7 +142,7 @@ def recordings(folder: Path) -> Iterator[Path]:
 
 
 def distinct(clips: Iterable[Clip]) -> tuple[list[Clip], list[Fault]]:
-    """The clips with ids that differ: a repeated clip becomes a fault, another clip of the same id gets `-2`, `-3` ..."""
+    """Clips with ids that all differ: a repeated clip becomes a fault, another one of the same id gets `-2` and so on."""
     kept: dict[str, Clip] = {}
     seen: Counter[str] = Counter()
     faults = []
@@ -160,12 +159,12 @@ def distinct(clips: Iterable[Clip]) -> tuple[list[Clip], list[Fault]]:
     return list(kept.values()), faults
 
 
-def rows(clips: Sequence[Clip], root: Path, title: str) -> tuple[list[dict[str, Any]], list[Fault]]:
+def rows(clips: Sequence[Clip], title: str) -> tuple[list[dict[str, Any]], list[Fault]]:
     """One manifest row per clip, in their order, and a fault for each clip that is missing, empty or not readable."""
 
     def row_or_fault(clip: Clip) -> dict[str, Any] | Fault:
         try:
-            return row(clip, root)
+            return row(clip)
         except audio.AudioError as error:
             return Fault(str(clip.path), error.reason)
 
@@ -173,7 +172,7 @@ def rows(clips: Sequence[Clip], root: Path, title: str) -> tuple[list[dict[str, 
     return [one for one in found if not isinstance(one, Fault)], [one for one in found if isinstance(one, Fault)]
 
 
-def row(clip: Clip, root: Path) -> dict[str, Any]:
+def row(clip: Clip) -> dict[str, Any]:
     """A clip as a row of the manifest, its duration, rate and encoding read from the file's header.
 
     Raises audio.AudioError where the file is missing, empty or not readable.
@@ -184,7 +183,7 @@ def row(clip: Clip, root: Path) -> dict[str, Any]:
         "Label": clip.label,
         "Duration": f"{seconds:.2f}",
         "SampleRate": rate,
-        "Path": under_root(clip.path, root),
+        "Path": clip.path,
         "Attack": clip.attack,
         "Speaker": clip.speaker,
         "Proportion": clip.proportion,
@@ -214,14 +213,6 @@ def header(path: Path) -> tuple[float, int, int, str, int]:
     encoding, bits = ENCODINGS.get(info.subtype, (info.subtype, 0))
     encoding = "FLAC" if info.format == "FLAC" else encoding
     return info.frames / info.samplerate, info.samplerate, info.channels, encoding, bits
-
-
-def under_root(path: Path, root: Path) -> str:
-    """A path as the manifest writes it; ValueError where it is not below the root folder."""
-    absolute = Path(os.path.abspath(path))
-    if not absolute.is_relative_to(root):
-        raise ValueError(f"{absolute}: not below the root folder {root}; give --root a folder that holds it")
-    return f"$ROOT/{absolute.relative_to(root).as_posix()}"
 
 
 def in_threads(work: Callable[[T], R], items: Sequence[T], title: str) -> list[R]:
@@ -273,8 +264,3 @@ def write_faults(path: Path, faults: Sequence[Fault]) -> None:
     with open(temporary, "w", newline="", encoding="utf-8") as file:
         csv.writer(file).writerows([("What", "Why"), *((fault.what, fault.why) for fault in faults)])
     os.replace(temporary, path)
-
-
-def json_list(values: Iterable[str]) -> str:
-    """Options as the manifest's Choices column holds them."""
-    return json.dumps(list(values), ensure_ascii=False)

@@ -1,8 +1,9 @@
 """The deepfake data sets of 2603.02914 in their own layouts, each turned into manifests of the paper's protocol."""
 
 import re
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from speechrl import audio
@@ -26,7 +27,7 @@ class _Long:
     cuts: tuple[tuple[int, int, int], ...] = ()
 
 
-def asvspoof2019_la(source: Path, output: Path, root: Path) -> Prepared:
+def asvspoof2019_la(source: Path, output: Path) -> Prepared:
     """ASVspoof2019 LA, development part: the validation set. IDs `ASV19LA-...`, attacks A01 to A06.
 
     Reads ASVspoof2019.LA.cm.dev.trl.txt (speaker, file, -, attack, bonafide|spoof) and ASVspoof2019_LA_dev/flac.
@@ -46,16 +47,18 @@ def asvspoof2019_la(source: Path, output: Path, root: Path) -> Prepared:
         )
         for line, (speaker, file, _, attack, word) in formats.lines(protocol, 5)
     ]
-    return _in_place("asvspoof2019_la_dev.csv", clips, root, published=(24_844, 2_548, 22_296))
+    return _in_place("asvspoof2019_la_dev.csv", clips, published=(24_844, 2_548, 22_296))
 
 
-def add2023(source: Path, output: Path, root: Path) -> Prepared:
+def add2023(source: Path, output: Path) -> Prepared:
     """ADD2023 Track 1.2 testR2 (Mandarin). IDs `ADD2023-<file>.wav`, as in the published protocol.
 
     Reads label.txt (`<file>.wav genuine|fake`) and the folder wav.
     """
     inner = "Track1.2/testR2"
-    protocol = formats.locate(source, f"ADD2023/{inner}/label.txt", f"{inner}/label.txt", "testR2/label.txt", "label.txt")
+    protocol = formats.locate(
+        source, f"ADD2023/{inner}/label.txt", f"{inner}/label.txt", "testR2/label.txt", "label.txt"
+    )
     clips = [
         Clip(
             id=f"ADD2023-{file}",
@@ -65,11 +68,11 @@ def add2023(source: Path, output: Path, root: Path) -> Prepared:
         )
         for line, (file, word) in formats.lines(protocol, 2)
     ]
-    return _in_place("add2023.csv", clips, root, published=(118_477, None, None))
+    return _in_place("add2023.csv", clips, published=(118_477, None, None))
 
 
-def fake_or_real(source: Path, output: Path, root: Path) -> Prepared:
-    """Fake-or-Real, for-original, the testing part. IDs `FoR-testing-<label>-<stem>`; most fakes are mp3, the rest wav."""
+def fake_or_real(source: Path, output: Path) -> Prepared:
+    """Fake-or-Real, for-original, the testing part: wavs and, of most fakes, mp3s. IDs `FoR-testing-<label>-<stem>`."""
     testing = formats.locate(source, "for-original/testing", "testing")
     clips = [
         Clip(id=f"FoR-testing-{label}-{path.stem}", path=path, label=label, proportion="test", language="EN")
@@ -77,10 +80,10 @@ def fake_or_real(source: Path, output: Path, root: Path) -> Prepared:
         for path in formats.recordings(formats.locate(testing, label))
     ]
     note = "the published size is not known for for-original"
-    return _in_place("fake_or_real_test.csv", clips, root, published=(None, None, None), note=note)
+    return _in_place("fake_or_real_test.csv", clips, published=(None, None, None), note=note)
 
 
-def in_the_wild(source: Path, output: Path, root: Path) -> Prepared:
+def in_the_wild(source: Path, output: Path) -> Prepared:
     """In-the-Wild. IDs `ItW-<stem>`; reads meta.csv (file, speaker, label: bona-fide|spoof) and the wavs beside it."""
     meta = formats.locate(source, "release_in_the_wild/meta.csv", "meta.csv")
     clips = [
@@ -93,11 +96,11 @@ def in_the_wild(source: Path, output: Path, root: Path) -> Prepared:
         )
         for line, row in formats.table(meta, "file", "speaker", "label")
     ]
-    return _in_place("in_the_wild.csv", clips, root, published=(31_779, 19_963, 11_816))
+    return _in_place("in_the_wild.csv", clips, published=(31_779, 19_963, 11_816))
 
 
-def deep_voice(source: Path, output: Path, root: Path, *, log: Path | None = None, seed: int = 0) -> Prepared:
-    """DEEP-VOICE: the long recordings of its folder AUDIO, cut into overlapping clips. IDs `DeepVoice-VC_<stem>_seg_<i>`.
+def deep_voice(source: Path, output: Path, *, log: Path | None = None, seed: int = 0) -> Prepared:
+    """DEEP-VOICE: the recordings of its folder AUDIO, cut into overlapping clips. IDs `DeepVoice-VC_<stem>_seg_<i>`.
 
     `log` is the published DeepVoice_seg_log.txt, which gives the start and end of every cut in samples; it is also
     found inside `source`. Without it the cuts are this project's own: the published scheme (`formats.random_cuts`)
@@ -118,14 +121,12 @@ def deep_voice(source: Path, output: Path, root: Path, *, log: Path | None = Non
 
     clips, broken = _flat(formats.in_threads(segment, longs, "cutting"))
     notes = [] if log else ["cut by this project's own seed: give --log DeepVoice_seg_log.txt for the paper's trials"]
-    prepared = _in_place("deep_voice.csv", clips, root, published=(6_593, 810, 5_783), faults=[*faults, *broken])
-    files = [Count("long recordings", len(found), 64, "56 fake and 8 real")]
-    return Prepared(
-        manifests=prepared.manifests, faults=prepared.faults, counts=[*files, *prepared.counts], notes=notes
-    )
+    prepared = _in_place("deep_voice.csv", clips, published=(6_593, 810, 5_783), faults=[*faults, *broken])
+    files = Count("long recordings", len(found), 64, "56 fake and 8 real")
+    return replace(prepared, counts=[files, *prepared.counts], notes=notes)
 
 
-def deepfake_eval_2024(source: Path, output: Path, root: Path, *, seed: int = 0) -> Prepared:
+def deepfake_eval_2024(source: Path, output: Path, *, seed: int = 0) -> Prepared:
     """Deepfake-Eval-2024, audio: one training manifest and five test ones. IDs `DFE24-<set>-<stem>_seg<i>`.
 
     Reads audio-metadata-publish.csv (Filename, Ground Truth, Finetuning Set) and the folder audio-data. The test
@@ -147,7 +148,7 @@ def deepfake_eval_2024(source: Path, output: Path, root: Path, *, seed: int = 0)
     faults = [*faults, *broken]
     for name in names:
         part = [clip for clip in clips if clip.extra["Set"] == name]
-        rows, unreadable = formats.rows(part, root, name)
+        rows, unreadable = formats.rows(part, name)
         manifests[f"deepfake_eval_2024_{name}.csv"] = rows
         faults += unreadable
         hours = sum(float(row["Duration"]) for row in rows) / 3600
@@ -160,24 +161,23 @@ def deepfake_eval_2024(source: Path, output: Path, root: Path, *, seed: int = 0)
 
 def _deepfake_eval_recordings(meta: Path, folder: Path) -> tuple[list[_Long], list[Fault]]:
     """The recordings that the metadata puts into a set; a stem that two files share is told apart by their suffixes."""
-    longs, faults, stems = [], [], []
+    longs: dict[Path, _Long] = {}
+    faults = []
     for _, row in formats.table(meta, "Filename", "Ground Truth", "Finetuning Set"):
         path, label, split = folder / row["Filename"], row["Ground Truth"].lower(), row["Finetuning Set"].lower()
         if label not in ("real", "fake"):
             faults.append(Fault(str(path), f"its ground truth is {row['Ground Truth']!r}, neither real nor fake"))
         elif split not in ("train", "test"):
             faults.append(Fault(str(path), f"its set is {row['Finetuning Set']!r}, neither train nor test"))
-        elif any(long.path == path for long in longs):
-            faults.append(Fault(str(path), "listed twice"))
+        elif path in longs:
+            faults.append(Fault(str(path), f"listed twice, as {longs[path].label} and as {label}; the first counts"))
         else:
-            longs.append(_Long(path, path.stem, label, split))
-            stems.append(path.stem)
-    shared = {stem for stem in stems if stems.count(stem) > 1}
-    apart = [
-        _Long(long.path, long.path.name.replace(".", "_"), long.label, long.split) if long.stem in shared else long
-        for long in longs
-    ]
-    return apart, faults
+            longs[path] = _Long(path, path.stem, label, split)
+    shared = Counter(long.stem for long in longs.values())
+    return [
+        replace(long, stem=long.path.name.replace(".", "_")) if shared[long.stem] > 1 else long
+        for long in longs.values()
+    ], faults
 
 
 def _segment_deepfake_eval(long: _Long, folder: Path, seed: int) -> list[Clip] | Fault:
@@ -224,7 +224,7 @@ def _logged(log: Path, found: Sequence[_Long]) -> tuple[list[_Long], list[Fault]
         cuts.setdefault(stem, []).append((number, start, end))
     if not cuts:
         raise ValueError(f"{log}: no line like 'Audio: <name>_seg_1, start at: 0, end at: 209527'; is this the log?")
-    longs = [_Long(one.path, one.stem, one.label, cuts=tuple(cuts[one.stem])) for one in found if one.stem in cuts]
+    longs = [replace(one, cuts=tuple(cuts[one.stem])) for one in found if one.stem in cuts]
     absent = set(cuts) - {one.stem for one in found}
     faults = [Fault(f"{stem}.wav", f"not in AUDIO; the log cuts it into {len(cuts[stem])}") for stem in sorted(absent)]
     faults += [Fault(str(one.path), "not in the log") for one in found if one.stem not in cuts]
@@ -234,7 +234,6 @@ def _logged(log: Path, found: Sequence[_Long]) -> tuple[list[_Long], list[Fault]
 def _in_place(
     name: str,
     clips: Sequence[Clip],
-    root: Path,
     *,
     published: tuple[int | None, int | None, int | None],
     faults: Sequence[Fault] = (),
@@ -242,7 +241,7 @@ def _in_place(
 ) -> Prepared:
     """One manifest of clips that exist as files; `published` counts all, real and fake ones."""
     different, repeated = formats.distinct(clips)
-    rows, unreadable = formats.rows(different, root, name)
+    rows, unreadable = formats.rows(different, name)
     labels = [row["Label"] for row in rows]
     here = (len(rows), labels.count("real"), labels.count("fake"))
     counts = [Count(what, *pair, note) for what, *pair in zip(("clips", "real", "fake"), here, published, strict=True)]
