@@ -1,7 +1,6 @@
 """LoRA in, weights out: adapting a network, telling one base from another, and saving what others can load."""
 
 import hashlib
-import json
 from typing import Any, Literal
 
 import torch
@@ -12,19 +11,16 @@ PROBES = 64
 
 
 def identity(network: nn.Module) -> str:
-    """A fingerprint of a network's configuration and weights, the same wherever they were loaded from.
+    """A fingerprint of a network's weights, the same wherever they were loaded from.
 
     It reads a few entries of every tensor, rounded to bfloat16, so that it does not depend on the precision that the
     weights were loaded in.
     """
-    settings = network.config.to_dict()
-    for volatile in ("transformers_version", "_name_or_path", "dtype", "architectures"):
-        settings.pop(volatile, None)
     digest = hashlib.blake2b(str(network.config.model_type).encode(), digest_size=12)
     for name, tensor in network.named_parameters():
         digest.update(f"{name}{tuple(tensor.shape)}".encode())
         flat = tensor.detach().flatten()
-        probe = flat[:: max(flat.numel() // PROBES, 1)][:PROBES].to(torch.bfloat16)
+        probe = flat[:: max(flat.numel() // PROBES, 1)][:PROBES].to(torch.bfloat16).contiguous()
         digest.update(probe.cpu().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
 

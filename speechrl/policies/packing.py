@@ -22,9 +22,9 @@ class Packed:
     """The token that follows each of them in its answer."""
     used: Bool[Tensor, "b w"]
     """False on padding."""
-    positions: Int64[Tensor, "b p+w"]
+    positions: Int64[Tensor, "b s"]
     """Every answer starts where the prefix ends."""
-    mask: Bool[Tensor, "b 1 p+w p+w"]
+    mask: Bool[Tensor, "b 1 s s"]
     """Query by key: an answer token sees the prefix and its own answer up to itself, never another answer."""
     order: Int64[Tensor, "b w"]
     """Where each fed token stands among the G * (T - 1) of its example."""

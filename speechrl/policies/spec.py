@@ -54,7 +54,7 @@ class Spec(ABC):
 
     @abstractmethod
     def hear(
-        self, network: nn.Module, extractor: Any, waveforms: Sequence[Float[Tensor, " s"]]
+        self, network: nn.Module, extractor: Any, waveforms: Sequence[Float[Tensor, " _"]]
     ) -> tuple[Float[Tensor, "b f d"], Int64[Tensor, " b"]]:
         """Audio as embeddings of the language model, padded on the right, and how many of them each clip has."""
 

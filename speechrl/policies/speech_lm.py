@@ -14,7 +14,7 @@ from speechrl.policies.base import Policy, eval_mode
 from speechrl.policies.decoding import decode
 from speechrl.policies.packing import pack
 from speechrl.policies.spec import Spec
-from speechrl.types import SAMPLE_RATE, Actions, Answer, Decoding, Example, Rollout
+from speechrl.types import Actions, Answer, Decoding, Example, Rollout
 
 SHORTEST = 0.1
 """Seconds; a shorter clip would have no audio token to stand for it."""
@@ -101,9 +101,7 @@ class SpeechLM(Policy):
             )
         return Rollout(actions, logps, self.decode(actions))
 
-    def logps(
-        self, examples: Sequence[Example], actions: Actions, temperature: float = 1.0
-    ) -> Float[Tensor, "n t"]:
+    def logps(self, examples: Sequence[Example], actions: Actions, temperature: float = 1.0) -> Float[Tensor, "n t"]:
         """One pass over each example's prefix and all its answers, packed; logits only where an action is predicted.
 
         Each row's mask must be true from the first action on without gaps.
