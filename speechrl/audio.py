@@ -202,7 +202,7 @@ def _ratio(rate: int) -> tuple[int, int]:
     return SAMPLE_RATE // common, rate // common
 
 
-def _resample(waveform: Float[Tensor, " s"], rate: int) -> Float[Tensor, " s"]:
+def _resample(waveform: Float[Tensor, " frames"], rate: int) -> Float[Tensor, " s"]:
     if rate == SAMPLE_RATE:
         return waveform
     up, down = _ratio(rate)

@@ -94,11 +94,11 @@ def kernels(channel: Channel) -> Float64[np.ndarray, "orders length"]:
     spans = channel.taps[..., None] - 1
     stops = ideal * (0.54 + 0.46 * np.cos(2 * np.pi * ticks / spans)) * (2 * np.abs(ticks) <= spans)
     stops /= stops.sum(-1, keepdims=True)
-    bands = stops.shape[1]
-    size = max(GRID, 2 * half * bands + 1)
-    response = scipy.fft.irfft(scipy.fft.rfft(stops, size).prod(1), size)[:, : 2 * half * bands + 1]
-    peak = np.abs(scipy.fft.rfft(response, GRID))[:, :-1].max(-1, keepdims=True)
-    return response * 10 ** (channel.gains[:, None] / 20) / peak
+    length = 2 * half * stops.shape[1] + 1
+    fine = -(-length // GRID)
+    spectrum = scipy.fft.rfft(stops, fine * GRID).prod(1)
+    peak = np.abs(spectrum[:, : fine * GRID // 2 : fine]).max(-1, keepdims=True)
+    return scipy.fft.irfft(spectrum)[:, :length] * 10 ** (channel.gains[:, None] / 20) / peak
 
 
 def convolve(
@@ -109,7 +109,7 @@ def convolve(
     The released filter leads by one sample more than half its length; so does this one.
     """
     orders, length = responses.shape
-    block = 4096
+    block = max(4096, scipy.fft.next_fast_len(4 * length, real=True))
     step = block - length + 1
     lead = length // 2 + 1
     count = -(-len(waveform) // step)

@@ -72,7 +72,7 @@ def _remember(folder: Path, new: Mapping[str, list[int]]) -> None:
     temporary = folder / f"{MEMORY}.{os.getpid()}"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        temporary.write_text(json.dumps(_remembered(folder) | new))
+        temporary.write_text(json.dumps({**_remembered(folder), **new}))
         os.replace(temporary, folder / MEMORY)
     except OSError:
         temporary.unlink(missing_ok=True)
