@@ -1,7 +1,7 @@
 """GRPO in one page: advantages, the k3 divergence, and the clipped loss, as pure functions of [N, T] tensors.
 
-Notation: r[b, g] reward of answer g to example b; p the policy, p_old the one that drew the answers, p_ref the one it is
-held to; rho = p(a) / p_old(a) for one action a.
+Notation: r[b, g] reward of answer g to example b; p the policy, p_old the one that drew the answers, p_ref the one it
+is held to; rho = p(a) / p_old(a) for one action a.
 
     advantage    A[b, g] = (r[b, g] - center) / (scale + floor)
     ratio        rho     = exp(log p - log p_old)
@@ -35,16 +35,18 @@ def advantages(
 ) -> Float[Tensor, "b g"]:
     """How much better each answer is than its peers: those of its group, or those of the whole batch.
 
-    The deviation is unbiased (ddof = 1), as torch's and every released code's is; where there is only one peer it is 0.
+    The deviation is unbiased (ddof = 1), as torch's and every released code's is; of a single answer it is 0. Reckoned
+    in double precision: in single, equal rewards leave a rounding error that a small floor makes an advantage of 0.02.
     """
-    baseline = {"group": lambda: rewards.mean(1, keepdim=True), "batch": rewards.mean, "none": lambda: 0.0}
-    deviation = {"group": lambda: _std(rewards, 1), "batch": lambda: _std(rewards, (0, 1)), "none": lambda: 1 - floor}
-    return (rewards - baseline[center]()) / (deviation[scale]() + floor)
+    exact = rewards.double()
+    baseline = {"group": lambda: exact.mean(1, keepdim=True), "batch": exact.mean, "none": lambda: 0.0}
+    deviation = {"group": lambda: _std(exact, 1), "batch": lambda: _std(exact, (0, 1)), "none": lambda: 1 - floor}
+    return ((exact - baseline[center]()) / (deviation[scale]() + floor)).to(rewards.dtype)
 
 
 def _std(rewards: Tensor, axes: int | tuple[int, ...]) -> Tensor:
-    peers = rewards.mean(axes, keepdim=True).numel()
-    return rewards.std(axes, keepdim=True) if rewards.numel() > peers else torch.zeros_like(rewards)
+    groups = rewards.mean(axes, keepdim=True).numel()
+    return rewards.std(axes, keepdim=True) if rewards.numel() > groups else torch.zeros_like(rewards)
 
 
 def kl(logps: Float[Tensor, "n t"], ref_logps: Float[Tensor, "n t"]) -> Float[Tensor, "n t"]:
@@ -84,7 +86,8 @@ def loss(
     """The GRPO loss of a rollout; `old_logps=None` is on-policy, `ref_logps=None` goes with `beta=0`."""
     ratio = (logps - (logps.detach() if old_logps is None else old_logps)).exp()
     weight = advantage[:, None]
-    low, high = torch.as_tensor(1 - clip_low).to(ratio), torch.as_tensor(1 + clip_high).to(ratio)
+    low = torch.as_tensor(1 - clip_low, dtype=ratio.dtype, device=ratio.device)
+    high = torch.as_tensor(1 + clip_high, dtype=ratio.dtype, device=ratio.device)
     value = torch.minimum(ratio * weight, ratio.clamp(low, high) * weight)
     if ref_logps is not None:
         value = value - beta * kl(logps, ref_logps)
