@@ -1,4 +1,4 @@
-"""The detector: a self-supervised speech encoder, a mean over time, and one linear layer whose softmax is the policy."""
+"""The detector: a self-supervised speech encoder, a mean over time, and a linear layer whose softmax is the policy."""
 
 import json
 import os
@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from jaxtyping import Bool, Float
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -17,14 +18,17 @@ from speechrl.types import Actions, Answer, Decoding, Example, Rollout
 LABELS = ("fake", "real")
 """In the order of the released detectors' two logits."""
 
+RELEASED = (".ckpt", ".pt", ".safetensors")
+"""What tells a released checkpoint's file from a Hugging Face id or a folder."""
+
 
 class Classifier(Policy):
     """A policy whose answer is one of a closed set of labels (2603.02914, section 2).
 
     One encoder pass serves all answers to a clip. The mean over time leaves padding out, so that a clip scores the same
-    alone and in a batch; `masked=False` averages over the padding too, as the released code does. Encoders that
-    normalise over time (`feat_extract_norm="group"`) cannot be padded without changing the scores: their clips are
-    heard in groups of equal length.
+    alone and in a batch; encoders that normalise over time (`feat_extract_norm="group"`) cannot be padded without
+    changing the scores, so their clips are heard in groups of equal length. `masked=False` pads whatever the encoder is
+    and averages over the padding too, as the released code does: a clip's score then depends on its batch.
     """
 
     def __init__(self, encoder: nn.Module, labels: Sequence[str] = LABELS, *, masked: bool = True) -> None:
@@ -33,7 +37,7 @@ class Classifier(Policy):
         self.labels = tuple(labels)
         self.masked = masked
         self.head = nn.Linear(encoder.config.hidden_size, len(self.labels))
-        self._paddable = encoder.config.feat_extract_norm == "layer"
+        self._paddable = encoder.config.feat_extract_norm == "layer" or not masked
 
     def encode(self, texts: Sequence[str]) -> Actions:
         """Each text must be one of the labels, else ValueError."""
@@ -60,9 +64,7 @@ class Classifier(Policy):
         answers = tuple(Answer(self.labels[i]) for i in actions.ids[:, 0].tolist())
         return Rollout(actions, scores.gather(1, ids).reshape(-1, 1), answers)
 
-    def logps(
-        self, examples: Sequence[Example], actions: Actions, temperature: float = 1.0
-    ) -> Float[Tensor, "n 1"]:
+    def logps(self, examples: Sequence[Example], actions: Actions, temperature: float = 1.0) -> Float[Tensor, "n 1"]:
         """Log-softmax of the labels' logits at the chosen labels; one encoder pass per example."""
         assert len(actions) % len(examples) == 0
         scores = (self.logits(examples) / temperature).log_softmax(-1)
@@ -73,16 +75,28 @@ class Classifier(Policy):
         return self.head(self.embed(examples))
 
     def embed(self, examples: Sequence[Example]) -> Float[Tensor, "b d"]:
-        """The last hidden layer's mean over time, the vector that embedding drift is measured on."""
+        """The last hidden layer's mean over time, the vector that embedding drift is measured on.
+
+        Raises ValueError naming a clip that is too short to hear: under one frame of the encoder.
+        """
+        self._check(examples)
         waves = [nn.functional.layer_norm(x, x.shape) for x in (e.waveform.to(self.device) for e in examples)]
         if self._paddable:
             return self._pooled(waves)
         lengths = torch.tensor([len(wave) for wave in waves])
-        pooled = torch.empty(len(waves), self.head.in_features, device=self.device)
-        for length in lengths.unique():
-            rows = (lengths == length).nonzero()[:, 0]
-            pooled = pooled.index_put((rows.to(self.device),), self._pooled([waves[i] for i in rows.tolist()]))
-        return pooled
+        groups = [(lengths == length).nonzero()[:, 0] for length in lengths.unique()]
+        pooled = torch.cat([self._pooled([waves[i] for i in rows.tolist()]) for rows in groups])
+        return pooled[torch.cat(groups).argsort().to(pooled.device)]
+
+    def _check(self, examples: Sequence[Example]) -> None:
+        # Padded, such a clip would have a mean over no frame: NaN, for it and then for every weight
+        frames = self._frames(torch.tensor([example.waveform.numel() for example in examples]))
+        for example, count in zip(examples, frames.tolist(), strict=True):
+            if count < 1:
+                raise ValueError(
+                    f"example {example.id}: its {example.waveform.numel()} samples are less than one frame of the "
+                    "encoder; leave it out"
+                )
 
     def _pooled(self, waves: list[Tensor]) -> Float[Tensor, "b d"]:
         lengths = torch.tensor([len(wave) for wave in waves], device=self.device)
@@ -118,32 +132,57 @@ def load(
     *,
     weights: str | None = None,
     config: dict[str, Any] | None = None,
+    labels: Sequence[str] = LABELS,
     masked: bool = True,
     dropout: bool = True,
     seed: int = 0,
 ) -> Classifier:
     """A detector from a Hugging Face id, a folder that `save_pretrained` wrote, or a released AntiDeepfake checkpoint.
 
-    `config` alone builds that architecture with random weights; with a `.ckpt` or `.pt` file it says which encoder the
-    fairseq keys belong to. `dropout=False` sets every dropout of the released configuration to 0. A head that the
-    weights do not bring is drawn from `seed`. Nothing in a weights file is executed.
+    `config` alone builds that architecture with random weights; with a checkpoint file it says which encoder the
+    fairseq keys belong to, and with an id or a folder what differs from the configuration found there.
+    `dropout=False` sets every dropout to 0. A head that the weights do not bring is drawn from `seed`. Weights are
+    safetensors or, in a released checkpoint, plain tensors; nothing in them is executed. Raises ValueError for
+    arguments that do not fit each other, and for other labels than those of a saved head.
     """
     from transformers import AutoConfig, AutoModel
 
     from speechrl.policies.fairseq import load_released
 
     torch.manual_seed(seed)
-    source = weights if weights and config is None else None
-    settings = AutoConfig.from_pretrained(source) if source else AutoConfig.for_model(**(config or {}))
-    settings.apply_spec_augment = False
-    settings.mask_time_prob = 0.0
-    build = AutoModel.from_pretrained if source else AutoModel.from_config
-    encoder = build(source, config=settings, use_safetensors=True) if source else build(settings)
-    policy = Classifier(encoder, masked=masked)
-    if weights and source is None:
+    released = weights is not None and Path(weights).suffix in RELEASED
+    if weights is None or released:
+        if "model_type" not in (config or {}):
+            raise ValueError(f"model: weights={weights} needs a config that says at least the model_type")
+        settings = AutoConfig.for_model(**config)
+    else:
+        settings = _changed(AutoConfig.from_pretrained(weights), config or {})
+    settings.apply_spec_augment, settings.mask_time_prob = False, 0.0
+    if weights is None or released:
+        encoder = AutoModel.from_config(settings)
+    else:
+        encoder = AutoModel.from_pretrained(weights, config=settings, use_safetensors=True, dtype=torch.float32)
+    policy = Classifier(encoder, labels, masked=masked)
+    if released:
         load_released(policy, Path(weights))
-    elif source and (head := Path(source) / "head.safetensors").is_file():
-        policy.head.load_state_dict(load_file(head))
+    elif weights and (head := Path(weights) / "head.safetensors").is_file():
+        _load_head(policy, head)
     if not dropout:
         without_dropout(policy)
     return policy
+
+
+def _changed(settings: Any, changes: dict[str, Any]) -> Any:
+    unknown = sorted(set(changes) - set(settings.to_dict()))
+    if unknown:
+        raise ValueError(f"model.config.{unknown[0]}: a {settings.model_type} has no such setting")
+    settings.update(changes)
+    return settings
+
+
+def _load_head(policy: Classifier, path: Path) -> None:
+    with safe_open(path, "pt") as file:
+        saved = tuple(json.loads(file.metadata()["labels"]))
+    if saved != policy.labels:
+        raise ValueError(f"{path}: this head scores the labels {list(saved)}; give model.labels={list(saved)}")
+    policy.head.load_state_dict(load_file(path))
