@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
@@ -16,7 +17,7 @@ from speechrl.data import formats, formats_aqa, formats_deepfake, manifest
 SHOWN = 20
 """Faults that are printed; the list beside the manifests holds all."""
 
-_OPTIONS = {
+_OPTIONS: dict[str, dict[str, Any]] = {
     "log": {"type": Path, "help": "the published DeepVoice_seg_log.txt, for the paper's own cuts"},
     "audio": {"type": Path, "help": "folder of the clips (default: anywhere below the questions)"},
     "valid": {"type": float, "default": 0.025, "help": "share of the videos held out for validation (%(default)s)"},
@@ -91,21 +92,18 @@ def prepare(
     faults = output / f"{read.__name__}_missing.csv"
     output.mkdir(parents=True, exist_ok=True)
     formats.write_faults(faults, prepared.faults)
-    show(prepared, faults, console or Console())
+    console = console or Console()
+    show(prepared, faults, console)
     empty = [name for name, rows in prepared.manifests.items() if not rows]
     if empty:
         why = f"{faults} says why" if prepared.faults else "it lists no recording"
         raise ValueError(f"{source}: nothing is left for {', '.join(empty)}; {why}")
     root = _root(root, {source.parent, output}, prepared)
-    written = []
     for name, rows in prepared.manifests.items():
         manifest.write(output / name, rows, root=root)
-        written.append(output / name)
-    (console or Console()).print(
-        f"Wrote {', '.join(map(str, written))}.\n$ROOT in them is {root}: give that folder as the data root.",
-        soft_wrap=True,
-        highlight=False,
-    )
+    written = [output / name for name in prepared.manifests]
+    said = f"Wrote {', '.join(map(str, written))}.\n$ROOT in them is {root}: give that folder as the data root."
+    console.print(said, soft_wrap=True, markup=False, highlight=False)
     return written
 
 
@@ -121,9 +119,8 @@ def show(prepared: formats.Prepared, list_of_faults: Path, console: Console) -> 
     for note in prepared.notes:
         console.print(f"Note: {note}", soft_wrap=True, markup=False, highlight=False)
     if prepared.faults:
-        console.print(
-            f"{len(prepared.faults)} not used, all listed in {list_of_faults}:", soft_wrap=True, highlight=False
-        )
+        said = f"{len(prepared.faults)} not used, all listed in {list_of_faults}:"
+        console.print(said, soft_wrap=True, markup=False, highlight=False)
     for fault in prepared.faults[:SHOWN]:
         console.print(f"  {fault.what}: {fault.why}", soft_wrap=True, markup=False, highlight=False)
     if len(prepared.faults) > SHOWN:

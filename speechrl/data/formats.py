@@ -142,7 +142,7 @@ def recordings(folder: Path) -> Iterator[Path]:
 
 
 def distinct(clips: Iterable[Clip]) -> tuple[list[Clip], list[Fault]]:
-    """Clips with ids that all differ: a repeated clip becomes a fault, another one of the same id gets `-2` and so on."""
+    """Clips whose ids all differ: a repeated clip becomes a fault, another one of the same id gets `-2` and so on."""
     kept: dict[str, Clip] = {}
     seen: Counter[str] = Counter()
     faults = []

@@ -244,7 +244,8 @@ def _in_place(
     rows, unreadable = formats.rows(different, name)
     labels = [row["Label"] for row in rows]
     here = (len(rows), labels.count("real"), labels.count("fake"))
-    counts = [Count(what, *pair, note) for what, *pair in zip(("clips", "real", "fake"), here, published, strict=True)]
+    whats = ("clips", "real", "fake")
+    counts = [Count(what, *pair, note) for what, pair in zip(whats, zip(here, published, strict=True), strict=True)]
     return Prepared(manifests={name: rows}, faults=[*faults, *repeated, *unreadable], counts=counts)
 
 
