@@ -86,7 +86,7 @@ class Run:
         )
         loggers = [runs.MetricsFile(self._folder / "metrics.csv", step)]
         if config.logger:
-            loggers.append(built(config.logger, config=config, folder=self._folder))
+            loggers.append(built(config.logger, run=config, folder=self._folder))
         trainer: pl.Trainer = built(
             config.trainer,
             max_steps=regime.total_steps,
@@ -94,7 +94,8 @@ class Run:
             logger=loggers,
         )
         if step < regime.total_steps:
-            trainer.fit(regime, _Batches(self._splits, self._task, regime, config), ckpt_path=resumed and self._last)
+            trainer.fit(regime, _Batches(self._splits, self._task, regime, config), ckpt_path=resumed and self._last,
+                        weights_only=True)
             if trainer.global_step < regime.total_steps:
                 raise RuntimeError(f"stopped at step {trainer.global_step} of {regime.total_steps}; start it again")
         else:

@@ -65,7 +65,7 @@ class Splits:
             self._items[split] = manifest.read(path, root=self._root, labels=task.labels)
             good, faults = manifest.check(self.items(split), on_bad_audio=on_bad_audio)
             if split in self.tests and task.labels:
-                manifest.check_two_classes(good, task.labels, name=f"the test set {split}")
+                manifest.check_two_classes(good, path, task.labels)
             self._items[split], self.skipped[split] = good, len(faults)
 
     def training(self, task: Asking, *, seed: int) -> Clips:
