@@ -86,7 +86,7 @@ class Run:
         )
         loggers = [runs.MetricsFile(self._folder / "metrics.csv", step)]
         if config.logger:
-            loggers.append(built(config.logger, run=config, folder=self._folder))
+            loggers.append(built(config.logger)(config, self._folder))
         trainer: pl.Trainer = built(
             config.trainer,
             max_steps=regime.total_steps,
