@@ -5,7 +5,6 @@ argument of its reward; the caller adds the terms up. A reward never sees tokens
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Protocol
 
 import torch
 from jaxtyping import Float
@@ -15,13 +14,8 @@ from speechrl import text
 from speechrl.types import Answer, Example
 
 Terms = dict[str, Float[Tensor, " n"]]
-
-
-class Reward(Protocol):
-    """What the regimes call; any function or class of a user's own with this signature is a reward."""
-
-    def __call__(self, answers: Sequence[Answer], examples: Sequence[Example]) -> Terms:
-        """One [N] tensor per named term. Raises ValueError naming the item that cannot be judged."""
+Reward = Callable[[Sequence[Answer], Sequence[Example]], Terms]
+"""What the regimes call: any function or class, a user's own too. It raises ValueError naming the item it fails on."""
 
 
 class Match:

@@ -26,7 +26,7 @@ import soundfile
 from rich.progress import track
 
 from speechrl import text
-from speechrl.data import aqa_vocabulary, manifest
+from speechrl.data import aqa_vocabulary, formats_aqa, manifest
 from speechrl.data.aqa_questions import KINDS, TAUGHT, Question, ask, askable
 from speechrl.data.aqa_scenes import TASKS, Scene, draw, render
 from speechrl.types import SAMPLE_RATE, seed_of
@@ -41,8 +41,8 @@ class Sizes:
     """How many clips each part has."""
 
     pretrain: int = 4000
-    train: int = 1500
-    valid: int = 240
+    avqa: int = 1740
+    """Of which about a seventh is held out for validation."""
     test: int = 1000
     """333 of sound, 334 of music, 333 of speech, as in MMAU."""
 
@@ -169,16 +169,12 @@ def _lessons(one: Clip, index: int, seed: int) -> Iterator[dict[str, Any]]:
         asked = text.ask(question.text.replace("video", "audio"), question.choices, prompt=prompt)
         lessons.append((asked, answer))
     for number, (asked, answer) in enumerate(lessons):
-        yield _row(one, f"pretrain-{index:06d}-{number}", asked, answer)
-
-
-def _row(one: Clip, name: str, prompt: str, answer: str, **others: Any) -> dict[str, Any]:
-    row = {"ID": name, "Prompt": prompt, "Answer": answer, "Duration": f"{one.seconds:.4f}", "Path": f"$ROOT/{one.path}"}
-    return row | others
+        name = f"pretrain-{index:06d}-{number}"
+        yield {"ID": name, "Prompt": asked, "Answer": answer, "Duration": one.seconds, "Path": f"$ROOT/{one.path}"}
 
 
 def _avqa(folder: Path, seed: int, workers: int, sizes: Sizes) -> None:
-    clips = _clips(folder, seed, "avqa", sizes.train + sizes.valid, workers)
+    clips = _clips(folder, seed, "avqa", sizes.avqa, workers)
     records = [
         {
             "id": index,
@@ -193,9 +189,9 @@ def _avqa(folder: Path, seed: int, workers: int, sizes: Sizes) -> None:
         for index, (question,) in enumerate(one.questions for one in clips)
     ]
     _write_json(folder / "avqa" / "train_qa.json", records)
-    rows = [_question_row(one, f"avqa-{index:06d}") for index, one in enumerate(clips)]
-    manifest.write(folder / "train.csv", rows[: sizes.train])
-    manifest.write(folder / "valid.csv", rows[sizes.train :])
+    read = formats_aqa.avqa(folder / "avqa", folder, valid=1 / 7).manifests
+    manifest.write(folder / "train.csv", read["avqa_train.csv"], root=folder)
+    manifest.write(folder / "valid.csv", read["avqa_valid.csv"], root=folder)
 
 
 def _mmau(folder: Path, seed: int, workers: int, sizes: Sizes) -> None:
@@ -218,18 +214,8 @@ def _mmau(folder: Path, seed: int, workers: int, sizes: Sizes) -> None:
         for question in one.questions
     ]
     _write_json(folder / "mmau" / "mmau-test-mini.json", records)
-    keys = ("task", "category", "sub-category", "difficulty")
-    rows = [
-        _question_row(one, record["id"], **{key: record[key] for key in keys})
-        for one, record in zip(clips, records, strict=True)
-    ]
-    manifest.write(folder / "test.csv", rows)
-
-
-def _question_row(one: Clip, name: str, **others: Any) -> dict[str, Any]:
-    (question,) = one.questions
-    asked = question.text.replace("video", "audio")
-    return _row(one, name, asked, question.right, Choices=list(question.choices), **others)
+    read = formats_aqa.mmau(folder / "mmau", folder).manifests
+    manifest.write(folder / "test.csv", read["mmau_test_mini.csv"], root=folder)
 
 
 def _write_json(path: Path, records: Sequence[dict[str, Any]]) -> None:
@@ -238,5 +224,6 @@ def _write_json(path: Path, records: Sequence[dict[str, Any]]) -> None:
 
 def _tokenizer(folder: Path) -> None:
     items = manifest.read(folder / "pretrain.csv")
-    lines = [line for item in items for line in (item.prompt, item.target)]
+    turn = "system\nYou are a helpful assistant.\nuser\nAudio 1:\nassistant\n"
+    lines = [line for item in items for line in (turn, item.prompt, item.target)]
     aqa_vocabulary.train(lines).save_pretrained(folder / "tokenizer")

@@ -10,8 +10,8 @@ PAD, START, END = "<|endoftext|>", "<|im_start|>", "<|im_end|>"
 AUDIO, AUDIO_START, AUDIO_END = "<|AUDIO|>", "<|audio_bos|>", "<|audio_eos|>"
 
 
-def train(texts: Iterable[str], *, size: int = 768) -> "PreTrainedTokenizerFast":
-    """A byte-pair tokenizer of about `size` entries that knows the words of `texts` and can spell every other text.
+def train(texts: Iterable[str], *, size: int = 1024) -> "PreTrainedTokenizerFast":
+    """A byte-pair tokenizer of `size` entries at most that knows the words of `texts` and can spell every other text.
 
     Decoding an encoded text gives it back letter by letter. Answer and thinking tags are ordinary text. The same texts
     give the same tokenizer.
