@@ -135,10 +135,20 @@ def _open(path: str | os.PathLike[str]) -> soundfile.SoundFile | None:
             raise AudioError(path, "the file may not be read") from error
         return None
     claims = [(int(claim), int(actual)) for claim, actual in CLAIM.findall(file.extra_info)]
-    if any(actual + 8 < claim < UNKNOWN_LENGTH for claim, actual in claims):
+    claimed = any(actual + 8 < claim < UNKNOWN_LENGTH for claim, actual in claims)
+    if claimed or (file.format == "OGG" and not _ogg_has_end(path)):
         file.close()
-        raise AudioError(path, "the file is truncated: it ends before the length that its header gives")
+        raise AudioError(path, "the file is truncated: it ends before its header, or its last page, says it does")
     return file
+
+
+def _ogg_has_end(path: str | os.PathLike[str]) -> bool:
+    """Whether the last page, which begins within the last 64 KiB, is marked as the end of its stream."""
+    with open(path, "rb") as file:
+        file.seek(max(os.path.getsize(path) - 65_536, 0))
+        tail = file.read()
+    page = tail.rfind(b"OggS")
+    return page >= 0 and len(tail) > page + 5 and bool(tail[page + 5] & 4)
 
 
 def _decode(path: str | os.PathLike[str]) -> tuple[np.ndarray, int]:

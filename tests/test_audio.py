@@ -76,7 +76,8 @@ def broken(tmp_path):
     soundfile.write(tmp_path / "good.flac", tone(16_000, 2.0), 16_000)
     soundfile.write(tmp_path / "good.mp3", tone(16_000, 2.0), 16_000)
     files = {"empty.wav": b"", "cut.wav": content[: len(content) // 2], "header.wav": b"\0" * 16 + content[16:]}
-    for name in ("good.flac", "good.mp3"):
+    soundfile.write(tmp_path / "good.ogg", np.random.default_rng(0).uniform(-0.5, 0.5, 64_000), 16_000)
+    for name in ("good.flac", "good.mp3", "good.ogg"):
         whole = (tmp_path / name).read_bytes()
         files["cut" + name[4:]] = whole[: len(whole) // 2]
     for name, data in files.items():
@@ -97,6 +98,7 @@ def broken(tmp_path):
         ("cut.wav", "truncated"),
         ("cut.flac", "truncated"),
         ("cut.mp3", "truncated"),
+        ("cut.ogg", "truncated"),
         ("header.wav", "ffmpeg"),
         ("silent.wav", "no sample"),
         ("nan.wav", "1 of its samples are NaN"),
@@ -172,6 +174,10 @@ def test_write_is_atomic_and_read_back(tmp_path, monkeypatch):
         assert soundfile.info(tmp_path / name).subtype == "PCM_16"
     with pytest.raises(ValueError, match=r"written as \.wav or \.flac"):
         audio.write(tmp_path / "a.mp3", waveform)
+    before = (tmp_path / "deep/a.wav").read_bytes()
+    with open(tmp_path / "deep/a.wav", "rb") as reader:
+        audio.write(tmp_path / "deep/a.wav", waveform[:500])
+        assert reader.read() == before, "who reads the old file reads it to its end"
     before = (tmp_path / "deep/a.wav").read_bytes()
     monkeypatch.setattr(soundfile, "write", lambda *_, **__: (_ for _ in ()).throw(soundfile.LibsndfileError(2)))
     with pytest.raises(OSError, match=r"a\.wav.*space"):

@@ -73,15 +73,16 @@ def read(
     columns = _Columns(
         path=_column(path, header, ("path", "audio")),
         target=_column(path, header, ("answer", "label")),
-        root=Path(root) if root is not None else path.parent,
+        manifest=path,
+        root=os.path.abspath(path.parent if root is None else root),
         labels=labels,
     )
-    stems = Counter(Path(cells[columns.path]).stem for cells in rows.values())
+    stems = Counter(_stem(cells[columns.path]) for cells in rows.values())
     items, faults = [], []
     first: dict[str, int] = {}
     for row, cells in rows.items():
         try:
-            item = replace(_item(cells, columns, stems), manifest=path, row=row)
+            item = _item(cells, columns, stems, row)
             if first.setdefault(item.id, row) != row:
                 raise ValueError(f"the ID {item.id!r} is already that of row {first[item.id]}")
             items.append(item)
@@ -100,7 +101,7 @@ def write(
 ) -> None:
     """Writes a manifest atomically, from items or from rows by column name; paths under `root` become `$ROOT/...`."""
     path = Path(path)
-    root = Path(root) if root is not None else path.parent
+    folder = os.path.join(os.path.abspath(path.parent if root is None else root), "")
     rows = [_row(item) if isinstance(item, Item) else dict(item) for item in items]
     present = {name for row in rows for name in row}
     others = list(dict.fromkeys(name for row in rows for name in row if name not in NAMES.values()))
@@ -111,7 +112,7 @@ def write(
         with open(temporary, "w", encoding="utf-8", newline="") as file:
             table = csv.writer(file, lineterminator="\n")
             table.writerow(columns)
-            table.writerows([_cell(name, row.get(name, ""), root) for name in columns] for row in rows)
+            table.writerows([_cell(name, row.get(name, ""), folder) for name in columns] for row in rows)
         os.replace(temporary, path)
     except OSError as error:
         raise OSError(f"{path}: cannot be written ({error})") from error
@@ -169,11 +170,12 @@ def fingerprint(items: Iterable[Item]) -> str:
 
 @dataclass(frozen=True)
 class _Columns:
-    """Which columns hold the path and the target, and how their cells are understood."""
+    """Which columns hold the path and the target, and what their cells start from."""
 
     path: str
     target: str
-    root: Path
+    manifest: Path
+    root: str
     labels: Sequence[str] | None
 
 
@@ -209,12 +211,12 @@ def _column(path: Path, header: Sequence[str], choices: Sequence[str]) -> str:
     return found
 
 
-def _item(cells: Mapping[str, str], columns: _Columns, stems: Mapping[str, int]) -> Item:
+def _item(cells: Mapping[str, str], columns: _Columns, stems: Mapping[str, int], row: int) -> Item:
     """One row as an item, whose ID is by default the file's stem. Raises ValueError with what is wrong."""
     written, target = cells[columns.path].strip(), cells[columns.target]
     if not written:
         raise ValueError("the path is empty")
-    stem = Path(written).stem
+    stem = _stem(written)
     key = cells["id"].strip() if "id" in cells else (stem if stems[stem] == 1 else written)
     if not key:
         raise ValueError("the ID is empty")
@@ -226,10 +228,13 @@ def _item(cells: Mapping[str, str], columns: _Columns, stems: Mapping[str, int])
     meta: dict[str, Any] = {name: cell for name, cell in cells.items() if name not in known}
     if meta.get("choices"):
         meta["choices"] = _choices(meta["choices"])
-    if written.startswith("$ROOT"):
-        written = os.path.abspath(columns.root) + written.removeprefix("$ROOT")
+    place = columns.root + written[5:] if written.startswith("$ROOT/") else os.path.join(columns.root, written)
     seconds = _seconds(cells.get("duration", ""))
-    return Item(key, columns.root / written, target, cells.get("prompt", ""), seconds, meta)
+    return Item(key, Path(place), target, cells.get("prompt", ""), seconds, meta, columns.manifest, row)
+
+
+def _stem(path: str) -> str:
+    return os.path.splitext(os.path.basename(path.strip()))[0]
 
 
 def _choices(text: str) -> list[str]:
@@ -258,7 +263,8 @@ def _row(item: Item) -> dict[str, Any]:
     return {"ID": item.id, **answer, "Duration": seconds, "Path": item.path, **others}
 
 
-def _cell(name: str, value: Any, root: Path) -> str:
-    if name == "Path" and Path(os.path.abspath(value)).is_relative_to(os.path.abspath(root)):
-        return f"$ROOT/{Path(os.path.abspath(value)).relative_to(os.path.abspath(root)).as_posix()}"
+def _cell(name: str, value: Any, folder: str) -> str:
+    if name == "Path":
+        place = os.path.abspath(value)
+        return f"$ROOT/{place.removeprefix(folder)}" if place.startswith(folder) else str(value)
     return json.dumps(value, ensure_ascii=False) if isinstance(value, list | tuple | dict) else str(value)
