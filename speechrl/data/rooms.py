@@ -12,6 +12,7 @@ from torch import Tensor
 from speechrl.types import SAMPLE_RATE
 
 Wave = Float[Tensor, " s"]
+Response = Float[Tensor, " r"]
 Range = tuple[float, float]
 T = TypeVar("T")
 
@@ -40,7 +41,7 @@ def at_level(waveform: Wave, decibels: float = -26.0) -> Wave:
     return scaled * (0.99 / scaled.abs().max().clamp(min=0.99))
 
 
-def room(generator: torch.Generator, *, rt60: float, direct_to_reverberant: float = 5.0) -> Wave:
+def room(generator: torch.Generator, *, rt60: float, direct_to_reverberant: float = 5.0) -> Response:
     """An impulse response: direct sound, a dozen early reflections, and noise that decays by 60 dB in `rt60` seconds.
 
     `direct_to_reverberant` is the energy ratio in decibels. The direct sound is the first sample, so that a filtered
@@ -57,17 +58,28 @@ def room(generator: torch.Generator, *, rt60: float, direct_to_reverberant: floa
     return tail
 
 
-def convolve(waveform: Wave, response: Wave) -> Wave:
+def convolve(waveform: Wave, response: Response) -> Wave:
     """Linear convolution by FFT, cut to the clip's length."""
-    size = len(waveform) + len(response)
+    size = _fast(len(waveform) + len(response))
     return torch.fft.irfft(torch.fft.rfft(waveform, size) * torch.fft.rfft(response, size), size)[: len(waveform)]
+
+
+def _fast(samples: int) -> int:
+    # An FFT of a prime length is ten times slower: round up to a multiple of a large power of two.
+    return -(-samples // 2048) * 2048
+
+
+def _shaped(waveform: Wave, gain: Callable[[Tensor], Tensor]) -> Wave:
+    """The clip with each frequency in Hz multiplied by `gain` of it, without change of phase."""
+    size = _fast(len(waveform) + SAMPLE_RATE // 10)
+    frequency = torch.fft.rfftfreq(size, 1 / SAMPLE_RATE)
+    return torch.fft.irfft(torch.fft.rfft(waveform, size) * gain(frequency), size)[: len(waveform)]
 
 
 def noise(length: int, colour: str, generator: torch.Generator) -> Wave:
     """Unit-variance noise of a colour from `COLOURS`."""
-    spectrum = torch.fft.rfft(torch.randn(length, generator=generator))
-    frequency = torch.linspace(0, 1, len(spectrum)).clamp(min=30 / (SAMPLE_RATE / 2))
-    shaped = torch.fft.irfft(spectrum * frequency ** (-COLOURS[colour] / 2), length)
+    white = torch.randn(_fast(length), generator=generator)
+    shaped = _shaped(white, lambda frequency: (frequency / 1000).clamp(min=0.03) ** (-COLOURS[colour] / 2))[:length]
     return shaped / loudness(shaped)
 
 
@@ -77,10 +89,13 @@ def add_noise(waveform: Wave, interference: Wave, snr: float) -> Wave:
 
 
 def band(waveform: Wave, _: torch.Generator, *, low: float, high: float) -> Wave:
-    """A band limit in Hz with half-octave-free slopes: 12th-order Butterworth magnitude, no phase."""
-    frequency = torch.fft.rfftfreq(len(waveform), 1 / SAMPLE_RATE).clamp(min=1e-3)
-    gain = 1 / torch.sqrt(1 + (low / frequency) ** 12) / torch.sqrt(1 + (frequency / high) ** 12)
-    return torch.fft.irfft(torch.fft.rfft(waveform) * gain, len(waveform))
+    """A band limit in Hz: the magnitude of a 6th-order Butterworth filter at each end."""
+
+    def gain(frequency: Tensor) -> Tensor:
+        frequency = frequency.clamp(min=1e-3)
+        return ((1 + (low / frequency) ** 12) * (1 + (frequency / high) ** 12)).rsqrt()
+
+    return _shaped(waveform, gain)
 
 
 def mu_law(waveform: Wave, _: torch.Generator, *, bits: int = 8) -> Wave:
@@ -105,13 +120,12 @@ def clip(waveform: Wave, generator: torch.Generator) -> Wave:
 
 def tilt(waveform: Wave, generator: torch.Generator) -> Wave:
     """A loudspeaker or microphone that leans by -6 to +6 dB an octave around 1 kHz."""
-    frequency = torch.fft.rfftfreq(len(waveform), 1 / SAMPLE_RATE).clamp(min=60)
-    gain = (frequency / 1000) ** uniform(generator, -1, 1)
-    return torch.fft.irfft(torch.fft.rfft(waveform) * gain, len(waveform))
+    slope = uniform(generator, -1, 1)
+    return _shaped(waveform, lambda frequency: (frequency.clamp(min=60) / 1000) ** slope)
 
 
 def lossy(waveform: Wave, generator: torch.Generator) -> Wave:
-    """A transform codec at a low rate: bins well below their neighbourhood go, the others keep 3-4 bits a decade."""
+    """A transform codec at a low rate: bins well below their neighbourhood go, the others get steps of 2-3 dB."""
     window = torch.hann_window(512)
     spectrum = torch.stft(waveform, 512, 256, window=window, return_complex=True)
     magnitude = spectrum.abs().clamp(min=1e-8)

@@ -82,7 +82,7 @@ def _smoothed(envelope: np.ndarray, coefficients: int) -> np.ndarray:
     return np.ascontiguousarray(np.exp(np.fft.rfft(cepstrum, axis=1).real))
 
 
-def _fit(waveform: Wave, length: int) -> Wave:
+def _fit(waveform: Float[Tensor, " r"], length: int) -> Wave:
     return torch.nn.functional.pad(waveform, (0, max(0, length - len(waveform))))[:length]
 
 
@@ -134,17 +134,20 @@ def random_phase(waveform: Wave, generator: torch.Generator) -> Wave:
 
 
 def zero_phase(waveform: Wave, _: torch.Generator) -> Wave:
-    """All phases zero: a pulse in each frame, the robot voice."""
-    return _istft(_stft(waveform).abs().to(torch.complex64), len(waveform))
-
-
-def minimum_phase(waveform: Wave, generator: torch.Generator) -> Wave:
-    """Each frame's phase is its magnitude's minimum phase, plus a linear one that runs with the frames."""
+    """Each frame becomes one symmetric pulse in its middle: the robot voice, its pitch that of the frames."""
     magnitude = _stft(waveform).abs()
-    response = _minimum_phase(magnitude.T).T
-    advance = torch.arange(magnitude.shape[0])[:, None] * torch.arange(magnitude.shape[1]) * (_HOP / _FFT)
-    drift = 2 * torch.pi * advance * uniform(generator, 0.9, 1.0)
-    return _istft(response * torch.polar(torch.ones_like(drift), drift), len(waveform))
+    return _istft(magnitude * _to_the_middle(magnitude), len(waveform))
+
+
+def minimum_phase(waveform: Wave, _: torch.Generator) -> Wave:
+    """Each frame becomes the minimum-phase pulse of its magnitude, which starts in its middle."""
+    magnitude = _stft(waveform).abs()
+    return _istft(_minimum_phase(magnitude.T).T * _to_the_middle(magnitude), len(waveform))
+
+
+def _to_the_middle(magnitude: Float[Tensor, "f t"]) -> Complex[Tensor, "f 1"]:
+    # A delay of half a frame, (-1)^k in bin k; at its edges the window is zero.
+    return (1 - 2 * (torch.arange(len(magnitude)) % 2))[:, None].to(torch.complex64)
 
 
 def _minimum_phase(magnitude: Float[Tensor, "t f"]) -> Complex[Tensor, "t f"]:
@@ -186,11 +189,8 @@ def quantized(waveform: Wave, generator: torch.Generator) -> Wave:
 
 def lpc(waveform: Wave, generator: torch.Generator, *, voicing: float = 0.9) -> Wave:
     """Linear prediction: an all-pole filter a frame, driven by pulses at the pitch where voiced and by noise elsewhere."""
-    excitation = _pulses(waveform, voicing, generator)
-    spectrum = _stft(waveform)
-    filters = _all_pole(waveform, spectrum.shape[1])
-    shaped = _istft(_stft(excitation) * filters.T, len(waveform))
-    return shaped
+    spectrum = _stft(_pulses(waveform, voicing, generator))
+    return _istft(spectrum * _all_pole(waveform, spectrum.shape[1]).T, len(waveform))
 
 
 def _all_pole(waveform: Wave, frames: int) -> Complex[Tensor, "t f"]:
