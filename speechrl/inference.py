@@ -33,24 +33,31 @@ def bootstrap(
     statistics: Sequence[Statistic],
     strata: ArrayLike,
     *,
+    units: ArrayLike | None = None,
     keys: Sequence[int | str] = (),
     resamples: int = RESAMPLES,
 ) -> Float[np.ndarray, "s r"]:
     """R draws of each of several statistics of the same items, all under the same resamples.
 
     Items are drawn with replacement within their stratum, so that no class, split or category changes its size;
-    `strata` gives each item's, and all the same is the plain bootstrap. The draws are a function of `keys` and the
-    strata alone: rows drawn apart under the same keys are paired as well.
+    `strata` gives each item's, and all the same is the plain bootstrap. `units` names what each item was cut from:
+    items of one unit (and so of one stratum) are drawn together, as the segments of a recording are no independent
+    trials. The draws are a function of `keys`, strata and units alone: rows drawn apart are paired as well.
     """
     labels = np.asarray(strata)
     if not len(labels):
         raise ValueError("a bootstrap needs items, and there are none")
+    unit_of = None
+    if units is not None:
+        _, first, unit_of = np.unique(np.asarray(units), return_index=True, return_inverse=True)
+        labels = labels[first]
     members = [np.flatnonzero(labels == label) for label in np.unique(labels)]
     rng = np.random.default_rng(seed_of("bootstrap", *keys))
-    at_once = max(_CELLS // len(labels), 1)
+    at_once = max(_CELLS // (len(labels) if unit_of is None else len(unit_of)), 1)
     parts = []
     for start in range(0, resamples, at_once):
         counts = _counts(members, len(labels), min(at_once, resamples - start), rng)
+        counts = counts if unit_of is None else counts[:, unit_of]
         parts.append(np.stack([statistic(counts) for statistic in statistics]))
     return np.concatenate(parts, axis=1)
 

@@ -187,6 +187,20 @@ def test_strata_keep_their_size():
     assert inference.bootstrap_ci(mean, strata) == (0.3, 0.3), "nothing varies between strata"
 
 
+def test_items_of_one_unit_are_drawn_together():
+    seen = []
+    units = ["b", "a", "b", "c", "a", "d"]
+    inference.bootstrap([lambda counts: seen.append(counts) or counts[:, 0] * 1.0], list("xyxyyx"), units=units)
+    assert (seen[0][:, 0] == seen[0][:, 2]).all() and (seen[0][:, 1] == seen[0][:, 4]).all()
+    assert (seen[0][:, 0] + seen[0][:, 5] == 2).all() and (seen[0][:, 1] + seen[0][:, 3] == 2).all()
+    values = np.random.default_rng(6).random(100)
+    mean = partial(metrics.resampled_mean, np.repeat(values, 4))
+    apart = inference.bootstrap([mean], np.zeros(400))[0].std()
+    assert inference.bootstrap([mean], np.zeros(400), units=np.arange(400) // 4)[0].std() == pytest.approx(
+        2 * apart, rel=0.1
+    )
+
+
 def test_draws_are_a_function_of_their_keys_and_pair_rows(monkeypatch):
     values = np.random.default_rng(4).random(50)
     mean, shifted = partial(metrics.resampled_mean, values), partial(metrics.resampled_mean, values - 0.25)
