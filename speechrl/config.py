@@ -56,6 +56,7 @@ class Schema:
     manifest: str | None = None
     on_bad_audio: str = "stop"
     keep_rollouts: bool = False
+    checkpoint_seconds: float = 60.0
 
 
 def _schema() -> DictConfig:

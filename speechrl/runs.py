@@ -27,7 +27,7 @@ from speechrl.types import Example, Outcome
 DONE = "metrics.json"
 """Written last: a folder that has it is a finished run."""
 
-_NAMELESS = ("paths", "logger", "launcher", "table", "row", "keep_rollouts")
+_NAMELESS = ("paths", "logger", "launcher", "table", "row", "keep_rollouts", "checkpoint_seconds")
 """What a configuration may differ in without being another experiment."""
 
 

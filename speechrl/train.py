@@ -90,7 +90,7 @@ class Run:
         trainer: pl.Trainer = built(
             config.trainer,
             max_steps=regime.total_steps,
-            callbacks=[Checkpoint(self._last), self._progress],
+            callbacks=[Checkpoint(self._last, config.checkpoint_seconds), self._progress],
             logger=loggers,
         )
         if step < regime.total_steps:
@@ -141,7 +141,7 @@ class Run:
 class Checkpoint(pl.Callback):
     """Keeps the state of a run every minute or so, and at its end, written whole or not at all."""
 
-    def __init__(self, path: Path, every_seconds: float = 60.0) -> None:
+    def __init__(self, path: Path, every_seconds: float) -> None:
         self._path, self._every, self._saved = path, every_seconds, time.monotonic()
 
     def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
