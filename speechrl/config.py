@@ -32,6 +32,8 @@ class Evaluation:
 
     decoding: Decoding = field(default_factory=lambda: GREEDY)
     batch_seconds: float = 100.0
+    drift_clips: int = 0
+    """Clips of each test set whose embeddings are held against the validation set's; 0 where there are none."""
 
 
 @dataclass

@@ -1,10 +1,12 @@
 """A policy's outcomes on items: one answer each, and for a closed label set the score behind it."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
+import numpy as np
 import torch
 import torch.distributed as dist
 
+from speechrl import metrics
 from speechrl.data.pipeline import Clips, eval_batches
 from speechrl.policies.base import Policy, eval_mode
 from speechrl.tasks.base import Task
@@ -49,6 +51,20 @@ class Judge:
             yield Outcome(
                 id=example.id, split=split, target=example.target, answer=answer, score=row[0], meta=example.meta
             )
+
+    def drift(self, policy: Policy, reference: Clips, others: Mapping[str, Clips], clips: int) -> dict[str, float]:
+        """How far each set's embeddings lie from the reference's (2603.02914, Fig. 2), on `clips` of each set."""
+        embedded = {name: self._embedded(policy, part, clips) for name, part in {"": reference, **others}.items()}
+        return {f"{name}/drift": metrics.drift(embedded[name], embedded[""]) for name in others}
+
+    def _embedded(self, policy: Policy, clips: Clips, most: int) -> np.ndarray:
+        chosen = set(range(0, len(clips), max(len(clips) // most, 1)))
+        with torch.no_grad(), eval_mode(policy):
+            return np.concatenate([
+                policy.embed([clips[(index, 0)] for index in part]).float().cpu().numpy()
+                for batch in eval_batches(clips.items, self._seconds)
+                if (part := [index for index in batch if index in chosen])
+            ])  # fmt: skip
 
     def measure(self, policy: Policy, split: str, clips: Clips) -> dict[str, float]:
         """The task's metrics on one split, for the choice of a checkpoint."""

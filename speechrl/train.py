@@ -52,10 +52,19 @@ class Run:
         outcomes = []
         for name in self._splits.tests:
             outcomes += self._judge.outcomes(policy, name, self._splits.evaluation(name, self._task))
+        measured = self._task.measure(outcomes) | self._drift(policy)
         if rank_zero_only.rank == 0:
-            self._write(policy, regime, outcomes, started)
+            self._write(policy, regime, outcomes, measured, started)
 
-    def _write(self, policy: Policy, regime: Regime | None, outcomes: list[Outcome], started: float) -> None:
+    def _drift(self, policy: Policy) -> dict[str, float]:
+        if not self._config.evaluation.drift_clips:
+            return {}
+        sets = {name: self._splits.evaluation(name, self._task) for name in ("valid", *self._splits.tests)}
+        return self._judge.drift(policy, sets.pop("valid"), sets, self._config.evaluation.drift_clips)
+
+    def _write(
+        self, policy: Policy, regime: Regime | None, outcomes: list[Outcome], measured: dict[str, float], started: float
+    ) -> None:
         policy.save_pretrained(str(self._folder / "export"))
         runs.write_outcomes(self._folder / "answers.jsonl", outcomes)
         record = runs.provenance(
@@ -67,7 +76,7 @@ class Run:
             **self._spent(),
         )
         runs.write_json(self._folder / "provenance.json", record)
-        runs.write_json(self._folder / runs.DONE, self._task.measure(outcomes))
+        runs.write_json(self._folder / runs.DONE, measured)
 
     def _trained(self, policy: Policy) -> Regime:
         config = self._config

@@ -11,7 +11,6 @@ Shape legend, used in every annotation of this project:
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -31,7 +30,7 @@ class Example:
     """The question; text policies find one neutral `<audio>` mark in it, detectors ignore it."""
     target: str = ""
     """The reference answer, as text."""
-    meta: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
+    meta: Mapping[str, Any] = field(default_factory=dict)
     """What rewards and metrics may read besides: choices, attack, category, audio path, ..."""
 
     @property

@@ -60,6 +60,10 @@ class Policy(nn.Module, ABC):
         rows = self.encode(labels).to(self.device).repeat(len(examples))
         return self.logps(examples, rows).sum(-1).view(len(examples), len(labels))
 
+    def embed(self, examples: Sequence[Example]) -> Float[Tensor, "b d"]:
+        """One vector a clip, for the policies that make one on their way to an answer; ValueError from the others."""
+        raise ValueError(f"{type(self).__name__} has no embedding of a clip; set evaluation.drift_clips=0")
+
     @property
     def device(self) -> torch.device:
         """Where the weights are."""
