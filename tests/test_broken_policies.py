@@ -80,9 +80,9 @@ def answers_see_each_other(policy: SpeechLM) -> None:
     read = policy._read
 
     def leaky(embeddings: torch.Tensor, **how: Any) -> torch.Tensor:
-        mask = how.get("attention_mask")
-        if mask is not None and mask.shape[2] == mask.shape[3]:
-            how["attention_mask"] = torch.ones_like(mask).tril()
+        if how.get("prefix"):
+            mask = how["attention_mask"]
+            how["attention_mask"] = torch.ones_like(mask).tril(mask.shape[3] - mask.shape[2])
         return read(embeddings, **how)
 
     policy._read = leaky

@@ -1,10 +1,11 @@
 """One sequence for a prefix and all its answers: which token sees which, where each stands, and what predicts what."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int64
-from torch import Tensor
+from torch import Tensor, nn
 
 from speechrl.types import Actions
 
@@ -24,7 +25,7 @@ class Packed:
     """False on padding."""
     positions: Int64[Tensor, "b s"]
     """Every answer starts where the prefix ends."""
-    mask: Bool[Tensor, "b 1 s s"]
+    mask: Bool[Tensor, "b 1 w s"]
     """Query by key: an answer token sees the prefix and its own answer up to itself, never another answer."""
     order: Int64[Tensor, "b w"]
     """Where each fed token stands among the G * (T - 1) of its example."""
@@ -58,15 +59,64 @@ def pack(lengths: Int64[Tensor, " b"], width: int, actions: Actions) -> Packed:
     )
 
 
-def _block_mask(lengths: Tensor, width: int, row: Tensor, step: Tensor, used: Tensor) -> Bool[Tensor, "b 1 s s"]:
-    examples, longest = row.shape
-    size = width + longest
-    mask = torch.zeros(examples, size, size, dtype=torch.bool, device=row.device)
-    # The prefix is padded on the right, so plain causality keeps its padding out of sight of what is not padding.
-    mask[:, :width, :width] = torch.ones(width, width, dtype=torch.bool, device=row.device).tril()
-    mask[:, width:, :width] = (torch.arange(width, device=row.device) < lengths[:, None])[:, None]
+def _block_mask(lengths: Tensor, width: int, row: Tensor, step: Tensor, used: Tensor) -> Bool[Tensor, "b 1 w s"]:
+    prefix = (torch.arange(width, device=row.device) < lengths[:, None])[:, None].expand(-1, row.shape[1], -1)
     same = row[:, :, None] == row[:, None, :]
-    mask[:, width:, width:] = same & (step[:, None, :] <= step[:, :, None]) & used[:, None, :]
-    # A padding query that saw nothing would be 0/0, and its NaN would reach the gradients of everything.
-    mask.diagonal(dim1=1, dim2=2).fill_(True)
-    return mask[:, None]
+    own = same & (step[:, None, :] <= step[:, :, None]) & used[:, None, :]
+    return torch.cat([prefix, own], -1)[:, None]
+
+
+ATTENTION = "shared_prefix"
+"""The name that transformers knows `attend` by."""
+
+
+def install(language_model: Any) -> None:
+    """Makes a transformers language model attend by `attend`; without `prefix` it goes on as with "sdpa"."""
+    from transformers import AttentionInterface, AttentionMaskInterface
+    from transformers.masking_utils import sdpa_mask
+
+    AttentionInterface.register(ATTENTION, attend)
+    AttentionMaskInterface.register(ATTENTION, sdpa_mask)
+    language_model.set_attn_implementation(ATTENTION)
+
+
+def attend(
+    module: Any,
+    query: Float[Tensor, "b h s d"],
+    key: Float[Tensor, "b k j d"],
+    value: Float[Tensor, "b k j d"],
+    attention_mask: Tensor | None,
+    *,
+    prefix: int | None = None,
+    **how: Any,
+) -> tuple[Float[Tensor, "b s h d"], None]:
+    """Attention of a sequence whose first `prefix` queries are causal, and whose other queries see what the mask says.
+
+    Where both sit in one masked matrix, half of it is computed in vain: the prefix's upper triangle, and the prefix
+    looking at the answers. And queries that share a key head are laid side by side, so that keys are not copied.
+    """
+    from transformers.integrations.sdpa_attention import sdpa_attention_forward
+
+    if prefix is None:
+        return sdpa_attention_forward(module, query, key, value, attention_mask, **how)
+    parts = []
+    if prefix:
+        keys, values = key[:, :, :prefix], value[:, :, :prefix]
+        parts.append(sdpa_attention_forward(module, query[:, :, :prefix], keys, values, None, **how)[0])
+    if query.shape[2] > prefix:
+        assert attention_mask is not None
+        parts.append(_attend_masked(query[:, :, prefix:], key, value, attention_mask, how["scaling"], how["dropout"]))
+    return torch.cat(parts, 1) if len(parts) > 1 else parts[0], None
+
+
+def _attend_masked(
+    query: Tensor, key: Tensor, value: Tensor, mask: Tensor, scale: float, dropout: float
+) -> Float[Tensor, "b s h d"]:
+    batch, heads, length, size = query.shape
+    shared = heads // key.shape[1]
+    folded = query.reshape(batch, key.shape[1], shared * length, size)
+    masks = mask.repeat(1, 1, shared, 1)
+    out = nn.functional.scaled_dot_product_attention(
+        folded, key, value, attn_mask=masks, scale=scale, dropout_p=dropout
+    )
+    return out.reshape(batch, heads, length, size).transpose(1, 2)

@@ -12,7 +12,7 @@ from torch.utils.checkpoint import checkpoint
 from speechrl.policies import export
 from speechrl.policies.base import Policy, eval_mode
 from speechrl.policies.decoding import decode
-from speechrl.policies.packing import pack
+from speechrl.policies.packing import install, pack
 from speechrl.policies.spec import Spec
 from speechrl.types import Actions, Answer, Decoding, Example, Rollout
 
@@ -37,6 +37,7 @@ class SpeechLM(Policy):
         unknown = sorted(set(freeze) - set(spec.parts))
         if unknown:
             raise ValueError(f"freeze={unknown[0]!r}: choose from {', '.join(spec.parts)}")
+        install(network.model.language_model)
         self.network, self.spec, self.tokenizer = network, spec, tokenizer
         self.extractor = spec.extractor(network.config)
         self.base_identity = base_identity
@@ -86,7 +87,14 @@ class SpeechLM(Policy):
             def step(ids: Tensor, positions: Tensor, mask: Tensor) -> Tensor:
                 fed = self.network.get_input_embeddings()(ids)
                 return self._logits(
-                    self._read(fed, position_ids=positions, attention_mask=mask, past_key_values=cache, use_cache=True)
+                    self._read(
+                        fed,
+                        position_ids=positions,
+                        attention_mask=mask,
+                        past_key_values=cache,
+                        use_cache=True,
+                        prefix=0,
+                    )
                 )
 
             actions, logps = decode(
@@ -116,6 +124,7 @@ class SpeechLM(Policy):
             torch.cat([embeddings, answers.to(embeddings.dtype)], 1),
             position_ids=packed.positions,
             attention_mask=packed.mask,
+            prefix=width,
             use_cache=False,
         )
         last = hidden[torch.arange(len(lengths), device=hidden.device), lengths - 1]
