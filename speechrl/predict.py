@@ -13,6 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 from rich.progress import track
 
 from speechrl import runs
+from speechrl.audio import Channel
 from speechrl.config import built
 from speechrl.data.manifest import Item
 from speechrl.data.pipeline import Clips, eval_batches
@@ -148,7 +149,7 @@ def _answers(config: DictConfig, task: Task, policy: Policy, items: Sequence[Ite
     """What the policy says of each item by its id, or in words why it says nothing."""
     evaluation = config.evaluation
     judge = Judge(task, Decoding(**evaluation.decoding), batch_seconds=evaluation.batch_seconds, seed=config.seed)
-    channel = OmegaConf.select(config, "data.channel") or "mean"
+    channel: Channel = OmegaConf.select(config, "data.channel") or "mean"
     found: dict[str, Outcome | str] = {}
 
     def heard(batch: Sequence[Item]) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int64
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -31,13 +31,16 @@ class Classifier(Policy):
     and averages over the padding too, as the released code does: a clip's score then depends on its batch.
     """
 
+    encoder: Any
+    """A transformers encoder of raw audio; what it is can only be known from its configuration."""
+
     def __init__(self, encoder: nn.Module, labels: Sequence[str] = LABELS, *, masked: bool = True) -> None:
         super().__init__()
         self.encoder = encoder
         self.labels = tuple(labels)
         self.masked = masked
-        self.head = nn.Linear(encoder.config.hidden_size, len(self.labels))
-        self._paddable = encoder.config.feat_extract_norm == "layer" or not masked
+        self.head = nn.Linear(self.encoder.config.hidden_size, len(self.labels))
+        self._paddable = self.encoder.config.feat_extract_norm == "layer" or not masked
 
     def encode(self, texts: Sequence[str]) -> Actions:
         """Each text must be one of the labels, else ValueError."""
@@ -101,12 +104,12 @@ class Classifier(Policy):
     def _pooled(self, waves: list[Tensor]) -> Float[Tensor, "b d"]:
         lengths = torch.tensor([len(wave) for wave in waves], device=self.device)
         padded = nn.utils.rnn.pad_sequence(waves, batch_first=True)
-        whole = bool((lengths == padded.shape[1]).all())
-        mask = None if whole else torch.arange(padded.shape[1], device=self.device) < lengths[:, None]
-        hidden = self.encoder(padded, attention_mask=mask.long() if self.masked and not whole else None)
-        return _mean(hidden.last_hidden_state, self._frames(lengths) if self.masked and not whole else None)
+        if not self.masked or bool((lengths == padded.shape[1]).all()):
+            return self.encoder(padded).last_hidden_state.mean(1)
+        mask = torch.arange(padded.shape[1], device=self.device) < lengths[:, None]
+        return _mean(self.encoder(padded, attention_mask=mask.long()).last_hidden_state, self._frames(lengths))
 
-    def _frames(self, samples: Tensor) -> Tensor:
+    def _frames(self, samples: Int64[Tensor, " b"]) -> Int64[Tensor, " b"]:
         frames = samples
         for kernel, stride in zip(self.encoder.config.conv_kernel, self.encoder.config.conv_stride, strict=True):
             frames = (frames - kernel) // stride + 1
@@ -121,9 +124,7 @@ class Classifier(Policy):
         os.replace(temporary, os.path.join(folder, "head.safetensors"))
 
 
-def _mean(hidden: Float[Tensor, "b f d"], frames: Tensor | None) -> Float[Tensor, "b d"]:
-    if frames is None:
-        return hidden.mean(1)
+def _mean(hidden: Float[Tensor, "b f d"], frames: Int64[Tensor, " b"]) -> Float[Tensor, "b d"]:
     mask: Bool[Tensor, "b f"] = torch.arange(hidden.shape[1], device=hidden.device) < frames[:, None]
     return (hidden * mask[..., None]).sum(1) / frames[:, None]
 
@@ -145,31 +146,32 @@ def load(
     safetensors or, in a released checkpoint, plain tensors; nothing in them is executed. Raises ValueError for
     arguments that do not fit each other, and for other labels than those of a saved head.
     """
-    from transformers import AutoConfig, AutoModel
-
     from speechrl.policies.fairseq import load_released
 
     torch.manual_seed(seed)
-    released = weights is not None and Path(weights).suffix in RELEASED
-    if weights is None or released:
-        if "model_type" not in (config or {}):
-            raise ValueError(f"model: weights={weights} needs a config that says at least the model_type")
-        settings = AutoConfig.for_model(**config)
-    else:
-        settings = _changed(AutoConfig.from_pretrained(weights), config or {})
-    settings.apply_spec_augment, settings.mask_time_prob = False, 0.0
-    if weights is None or released:
-        encoder = AutoModel.from_config(settings)
-    else:
-        encoder = AutoModel.from_pretrained(weights, config=settings, use_safetensors=True, dtype=torch.float32)
-    policy = Classifier(encoder, labels, masked=masked)
+    path = Path(weights or "")
+    released = path.suffix in RELEASED
+    policy = Classifier(_encoder(None if released else weights, config or {}), labels, masked=masked)
     if released:
-        load_released(policy, Path(weights))
-    elif weights and (head := Path(weights) / "head.safetensors").is_file():
-        _load_head(policy, head)
+        load_released(policy, path)
+    elif weights and (path / "head.safetensors").is_file():
+        _load_head(policy, path / "head.safetensors")
     if not dropout:
         without_dropout(policy)
     return policy
+
+
+def _encoder(weights: str | None, config: dict[str, Any]) -> nn.Module:
+    from transformers import AutoConfig, AutoModel
+
+    if weights is None and "model_type" not in config:
+        raise ValueError("model: give weights (an id or a folder), or a config that says at least the model_type")
+    found = AutoConfig.from_pretrained(weights) if weights else None
+    settings = _changed(found, config) if found else AutoConfig.for_model(**config)
+    settings.apply_spec_augment, settings.mask_time_prob = False, 0.0
+    if weights is None:
+        return AutoModel.from_config(settings)
+    return AutoModel.from_pretrained(weights, config=settings, use_safetensors=True, dtype=torch.float32)
 
 
 def _changed(settings: Any, changes: dict[str, Any]) -> Any:
