@@ -1,4 +1,4 @@
-"""The embedded audio-question corpus: its sounds, its questions' answers, its files, and that a seed means one corpus."""
+"""The embedded audio-question corpus: its sounds, its answers, its files, and that a seed means one corpus."""
 
 import json
 from collections import Counter
@@ -12,7 +12,7 @@ from speechrl.data import aqa_corpus, aqa_sounds, aqa_vocabulary, manifest
 from speechrl.data.aqa_questions import KINDS, TAUGHT, ask, askable
 from speechrl.data.aqa_scenes import TASKS, Scene, draw, render
 
-SIZES = aqa_corpus.Sizes(pretrain=9, avqa=60, test=78)
+SIZES = aqa_corpus.Sizes(pretrain=30, avqa=60, test=78)
 RATE = aqa_sounds.SAMPLE_RATE
 
 
@@ -77,17 +77,17 @@ def test_clips_last_up_to_three_seconds_and_do_not_clip(task):
 
 
 HEARD = {"events": ["bell", "siren", "bell", "knock"], "moves": {"siren": "falling"}, "background": "wind"}
-PLAYED = {"first": "flute", "last": "organ", "move": "wavy", "notes": 5, "pace": "slow", "register": "low", "drum": True}
+PLAYED = {"first": "flute", "last": "organ", "move": "wavy", "notes": 5, "pace": "slow", "register": "low"} | {"drum": True}
 SPOKEN = {
     **{"sex": "woman", "pace": "fast", "tone": "question", "language": "English", "name": "Anna", "action": "buys"},
     **{"number": "two", "colour": "red", "thing": "boats"},
 }
 RIGHT = {
     **{"sound.first": "bell", "sound.last": "knock", "sound.background": "wind", "sound.pitch": "falling"},
-    **{"sound.length": "four", "music.instrument": "flute", "music.last": "organ", "music.move": "wavy"},
-    **{"music.notes": "five", "music.pace": "slow", "music.register": "low", "music.drum": "yes"},
+    **{"music.instrument": "flute", "music.last": "organ", "music.move": "wavy"},
+    **{"music.pace": "slow", "music.register": "low", "music.drum": "yes"},
     **{"speech.thing": "boats", "speech.colour": "red", "speech.sex": "woman", "speech.number": "two"},
-    **{"speech.name": "Anna", "speech.action": "buys", "speech.pace": "fast", "speech.language": "English"},
+    **{"speech.pace": "fast", "speech.language": "English"},
     "speech.tone": "question",
 }
 
@@ -107,16 +107,14 @@ def test_answers_worked_out_by_hand(task, facts):
 def test_answers_that_depend_on_what_is_asked():
     for seed in range(20):
         found = asked(HEARD, "sound", seed)
-        present, absent, count, before = (found[f"sound.{name}"] for name in ("present", "absent", "count", "before"))
+        present, count = found["sound.present"], found["sound.count"]
         assert {option for option in present.choices if option in HEARD["events"]} == {present.right}
-        assert {option for option in absent.choices if option not in HEARD["events"]} == {absent.right}
         assert count.right == ("two" if "bell" in count.text else "one")
-        assert before.right == ("yes" if before.text == "Does the siren come before the knock?" else "no")
 
 
 def test_scenes_that_have_no_such_question():
     one = asked({"events": ["bell", "bell"], "moves": {}, "background": "wind"}, "sound")
-    assert not {"sound.absent", "sound.before", "sound.pitch"} & set(one)
+    assert "sound.pitch" not in one
     assert set(asked({"sex": "man", "pace": "slow", "tone": "statement", "language": "German"}, "speech")) == {
         *("speech.sex", "speech.pace", "speech.tone", "speech.language")
     }
@@ -124,7 +122,7 @@ def test_scenes_that_have_no_such_question():
 
 def test_every_option_is_distinct_and_every_position_equally_likely():
     places = Counter()
-    for index in range(1500):
+    for index in range(600):
         scene = draw(TASKS[index % 3], rng(index))
         for name, options in askable(scene, rng(index, 1)).items():
             question = ask(scene, name, options, rng(index, 2, len(name)), wording=0)

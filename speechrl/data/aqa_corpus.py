@@ -5,7 +5,7 @@
     mmau/               mmau-test-mini.json and test-mini-audios/: all kinds, 333 sound, 334 music, 333 speech: test.csv
     tokenizer/          a small tokenizer that knows these texts
 
-The fine-tuning set covers 10 of the 25 kinds of question, in wordings of its own; the test set has all kinds in other
+The fine-tuning set covers 9 of the 19 kinds of question, in wordings of its own; the test set has all kinds in other
 wordings. The base has seen both, so what fine-tuning keeps or loses can be measured.
 """
 
@@ -47,6 +47,9 @@ class Sizes:
     """333 of sound, 334 of music, 333 of speech, as in MMAU."""
 
 
+FULL = Sizes()
+
+
 @dataclass(frozen=True)
 class Clip:
     """A rendered clip: its file, its length, what is in it, and the questions about it."""
@@ -57,7 +60,7 @@ class Clip:
     questions: tuple[Question, ...]
 
 
-def build(folder: str | Path, *, seed: int = 0, workers: int = 2, sizes: Sizes = Sizes()) -> Path:
+def build(folder: str | Path, *, seed: int = 0, workers: int = 2, sizes: Sizes = FULL) -> Path:
     """The corpus of a seed below `folder`, made unless it is there: whole or not at all. Returns its own folder."""
     home = Path(folder) / f"aqa-{seed_of('aqa', VERSION, seed, repr(sizes)):016x}"
     if home.exists():
@@ -159,7 +162,7 @@ def _lessons(one: Clip, index: int, seed: int) -> Iterator[dict[str, Any]]:
     """
     rng = np.random.default_rng(seed_of("lessons", seed, index))
     lessons = [(CAPTION, one.scene.caption)]
-    if "name" in one.scene.facts:
+    if "name" in one.scene.facts and rng.random() < 0.25:
         lessons.append((TRANSCRIPT, one.scene.facts["said"]))
     for question in one.questions:
         prompt = int(rng.choice([1, 2, 3], p=[0.6, 0.2, 0.2]))

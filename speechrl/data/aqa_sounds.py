@@ -11,16 +11,16 @@ from speechrl.types import SAMPLE_RATE
 
 Wave = np.ndarray
 MOVES = ("rising", "falling", "steady")
-TONAL = ("beep", "buzz", "siren", "whistle")
+TONAL = ("buzz", "siren", "whistle")
 """Events with a pitch that can move."""
 STRUCK = ("bell", "knock", "rattle", "hiss")
 EVENTS = (*TONAL, *STRUCK)
 INSTRUMENTS = ("flute", "organ", "violin", "piano", "guitar", "trumpet")
 BACKGROUNDS = ("wind", "rain", "hum", "silence")
 
-_PITCH = {"beep": (650, 1000), "buzz": (90, 150), "siren": (400, 600), "whistle": (1600, 2400)}  # Hz, of the start
-_BODY = {"beep": (1.0,), "buzz": tuple(1 / k for k in range(1, 25)), "siren": (1.0, 0, 0.4, 0, 0.2), "whistle": (1.0,)}
-_VIBRATO = {"beep": 0.0, "buzz": 0.0, "siren": 0.06, "whistle": 0.015}  # depth, relative to the pitch
+_PITCH = {"buzz": (90, 150), "siren": (400, 600), "whistle": (1600, 2400)}  # Hz, of the start
+_BODY = {"buzz": tuple(1 / k for k in range(1, 25)), "siren": (1.0, 0, 0.4, 0, 0.2), "whistle": (1.0,)}
+_VIBRATO = {"buzz": 0.0, "siren": 0.06, "whistle": 0.015}  # depth, relative to the pitch
 _TIMBRE = {  # amplitude of each partial, decay per second, attack in seconds, vibrato depth
     "flute": ((1.0, 0.25, 0.08), 0.0, 0.05, 0.004),
     "organ": ((1.0, 0.8, 0.0, 0.7, 0.0, 0.0, 0.0, 0.6), 0.0, 0.01, 0.0),
