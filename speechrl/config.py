@@ -46,6 +46,8 @@ class Schema:
     reward: Any = MISSING
     regime: Any = None
     data: Any = MISSING
+    base_corpus: Any = "${data.folder}"
+    """What embedded base models are made from: by default the corpus that the study is about."""
     trainer: Any = MISSING
     logger: Any = None
     optimisation: Optimisation = field(default_factory=Optimisation)

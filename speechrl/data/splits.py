@@ -1,6 +1,7 @@
 """A task's manifests: which clips train, which choose the checkpoint, and which test sets there are."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -9,7 +10,7 @@ from torch import Tensor
 from speechrl.data import manifest
 from speechrl.data.manifest import Item
 from speechrl.data.pipeline import Clips, Crop
-from speechrl.types import Example
+from speechrl.types import Example, seed_of
 
 
 class Asking(Protocol):
@@ -84,3 +85,26 @@ class Splits:
     def fingerprint(self) -> str:
         """A hash of all items, for the record."""
         return manifest.fingerprint([item for split in self._files for item in self.items(split)])
+
+
+def divided(path: str, *, folder: str, parts: tuple[float, float] = (0.8, 0.1)) -> Path:
+    """A folder with train.csv, valid.csv and test.csv of a user's one manifest.
+
+    The column Proportion says which item is in which (train, valid, test); without it, a hash of each ID does, with
+    `parts` the shares of train and valid. Raises ValueError where one of the three would be empty.
+    """
+    if not path:
+        raise ValueError("task=custom needs your recordings: manifest=my.csv, with the columns path and label or answer")
+    items = manifest.read(path)
+    shares: dict[str, list[Item]] = {"train": [], "valid": [], "test": []}
+    for item in items:
+        at = seed_of("divided", item.id) / 2**63
+        by_hash = "train" if at < parts[0] else "valid" if at < sum(parts) else "test"
+        shares.setdefault(str(item.meta.get("proportion", by_hash)), []).append(item)
+    empty = [name for name in ("train", "valid", "test") if not shares[name]]
+    if empty:
+        raise ValueError(f"{path}: no item is in {empty[0]}; write train, valid and test into a column Proportion")
+    target = Path(folder) / f"custom-{manifest.fingerprint(items)}"
+    for name in ("train", "valid", "test"):
+        manifest.write(target / f"{name}.csv", [replace(item, path=item.path.resolve()) for item in shares[name]])
+    return target
