@@ -207,6 +207,22 @@ def test_only_what_should_be_trained_is() -> None:
         policy(freeze=["ears"])
 
 
+@pytest.mark.parametrize(
+    "options, times", [({"lora": LORA}, 2), ({"freeze": ["encoder"]}, 5)], ids=["lora", "projector"]
+)
+def test_what_was_sampled_is_not_heard_again_by_fixed_ears(options: dict[str, Any], times: int) -> None:
+    subject, examples, heard = policy(**options), tiny_models.examples(), []
+    hear = subject.spec.hear
+    subject.spec.hear = lambda *inputs: heard.append(1) or hear(*inputs)
+    rows = subject.sample(examples, 2, Decoding(max_tokens=5), generator(0)).actions
+    scores = subject.logps(examples, rows)
+    for scorer in (subject, subject.frozen()):
+        policy_contract.close(scorer.logps(examples[1:2], rows.rows(slice(2, 4))), scores[2:4])
+    elsewhere = [replace(example, waveform=example.waveform.clone()) for example in examples]
+    policy_contract.close(subject.logps(elsewhere, rows), scores)
+    assert len(heard) == times
+
+
 @pytest.mark.parametrize("lora", [None, LORA], ids=["full", "lora"])
 def test_saved_weights_load_in_plain_transformers(tmp_path: Path, lora: dict | None) -> None:
     subject, rows = policy(lora=lora, freeze=["encoder"]), answers()

@@ -25,9 +25,9 @@ SCORES_AT_ONCE = 2**28
 class SpeechLM(Policy):
     """A policy whose answer is text, by any transformers model that a `Spec` describes.
 
-    `network` may hold LoRA layers already; what is trained is what requires a gradient. Modules named in `freeze`
-    (the spec's parts) are not trained and stay in evaluation mode. `base_identity` is a fingerprint of the weights
-    that training starts from: a checkpoint of another base must not be loaded into this one.
+    `network` may hold LoRA layers already; what is trained is what requires a gradient, less the spec's parts named in
+    `freeze`. A part of which nothing is trained stays in evaluation mode. `base_identity` is a fingerprint of the
+    weights that training starts from: a checkpoint of another base must not be loaded into this one.
     """
 
     def __init__(
@@ -45,14 +45,18 @@ class SpeechLM(Policy):
         """Ids of the examples whose audio was longer than the model can hear."""
         self._eos, self._audio = spec.eos(tokenizer), spec.audio_token(tokenizer)
         self._divisor, self._window = spec.logit_divisor(network.config), spec.window(network.config)
-        self._frozen_parts = tuple(network.get_submodule(spec.parts[name]) for name in freeze)
-        for part in self._frozen_parts:
-            part.requires_grad_(False)
+        for name in freeze:
+            network.get_submodule(spec.parts[name]).requires_grad_(False)
+        parts = [network.get_submodule(spec.parts[name]) for name in spec.parts]
+        self._fixed_parts = tuple(p for p in parts if not any(tensor.requires_grad for tensor in p.parameters()))
+        ears = (network.get_submodule(spec.parts[name]) for name in ("encoder", "projector"))
+        self._ears_are_fixed = all(part in self._fixed_parts for part in ears)
+        self._heard: dict[int, tuple[Tensor, Tensor]] = {}
 
     def train(self, mode: bool = True) -> "SpeechLM":
-        """Training mode for all but the frozen parts, whose dropout and statistics must not move."""
+        """Training mode for all but the parts that are not trained, whose dropout and statistics must not move."""
         super().train(mode)
-        for part in self._frozen_parts:
+        for part in self._fixed_parts:
             part.eval()
         return self
 
@@ -76,11 +80,11 @@ class SpeechLM(Policy):
         self, examples: Sequence[Example], group_size: int, decoding: Decoding, generator: torch.Generator
     ) -> Rollout:
         """Answers drawn from one prefill of each example; without gradient, and as in evaluation mode."""
-        from transformers import DynamicCache
+        from speechrl.policies.cache import growing_cache
 
         with torch.no_grad(), eval_mode(self):
-            embeddings, lengths = self._prefix(examples)
-            cache = DynamicCache(config=self.network.model.language_model.config)
+            embeddings, lengths = self._prefix(examples, afresh=True)
+            cache = growing_cache()
             hidden = self._read(embeddings, past_key_values=cache, use_cache=True)
             first = hidden[torch.arange(len(lengths), device=hidden.device), lengths - 1]
 
@@ -133,10 +137,12 @@ class SpeechLM(Policy):
         rest = first.new_zeros(packed.used.shape).masked_scatter(packed.used, scored)
         return packed.unpack(rest, first, actions.ids.shape[1]) * actions.mask
 
-    def _prefix(self, examples: Sequence[Example]) -> tuple[Float[Tensor, "b p d"], Int64[Tensor, " b"]]:
+    def _prefix(
+        self, examples: Sequence[Example], *, afresh: bool = False
+    ) -> tuple[Float[Tensor, "b p d"], Int64[Tensor, " b"]]:
         for example in examples:
             self._check(example)
-        features, counts = self.spec.hear(self.network, self.extractor, [e.waveform for e in examples])
+        features, counts = self._hear([example.waveform for example in examples], afresh)
         rows = [self._prompt(e, count) for e, count in zip(examples, counts.tolist(), strict=True)]
         lengths = torch.tensor([len(row) for row in rows], device=self.device)
         ids = nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=self._eos[0]).to(self.device)
@@ -144,6 +150,19 @@ class SpeechLM(Policy):
         heard: Bool[Tensor, "b f"] = torch.arange(features.shape[1], device=self.device) < counts[:, None]
         spoken = (ids == self._audio)[..., None].expand_as(embeddings)
         return embeddings.masked_scatter(spoken, features[heard].to(embeddings.dtype)), lengths
+
+    def _hear(self, waveforms: list[Tensor], afresh: bool) -> tuple[Float[Tensor, "b f d"], Int64[Tensor, " b"]]:
+        # Sampling listens, and what scores its answers need not: unless the ears are trained, they hear the same.
+        # Only what was sampled last is kept, so that every process of a sharded model listens at the same calls.
+        if not afresh and all(self._heard.get(id(wave), (None,))[0] is wave for wave in waveforms):
+            own = [self._heard[id(wave)][1] for wave in waveforms]
+            counts = torch.tensor([len(features) for features in own], device=self.device)
+            return nn.utils.rnn.pad_sequence(own, batch_first=True), counts
+        features, counts = self.spec.hear(self.network, self.extractor, waveforms)
+        if afresh and self._ears_are_fixed:
+            parts = zip(waveforms, features, counts.tolist(), strict=True)
+            self._heard = {id(wave): (wave, heard[:count]) for wave, heard, count in parts}
+        return features, counts
 
     def _prompt(self, example: Example, audio_tokens: int) -> Int64[Tensor, " p"]:
         try:
