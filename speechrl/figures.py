@@ -1,6 +1,6 @@
 """Pictures of a table's runs: DET curves, score histograms, training curves, generalisation, drift, differences."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -28,12 +28,9 @@ CURVES = {
 
 def draw(results: Results, folder: Path) -> list[Path]:
     """Every picture that the runs allow, as PNG files in a folder."""
-    import matplotlib
-
-    matplotlib.use("Agg")
     drawn = []
     for name, picture in PICTURES.items():
-        with matplotlib.rc_context(canvas.style()):
+        with canvas.styled():
             figure = picture(results)
             if figure is not None:
                 drawn.append(folder / f"{name}.png")
@@ -44,16 +41,26 @@ def draw(results: Results, folder: Path) -> list[Path]:
 def _scored(results: Results, most: int = 4) -> dict[str, list[str]]:
     """Test sets with scores, by the name they are drawn under: each alone, or a family of more than `most` pooled."""
     run = next((run for run in results.all_runs() if run.outcomes), None)
-    if run is None:
-        return {}
     families: dict[str, list[str]] = {}
-    for split, part in run.outcomes.items():
-        if all(one.score is not None for one in part):
+    for split in _ordered(results, run.outcomes if run else ()):
+        if run and all(one.score is not None for one in run.outcomes[split]):
             families.setdefault(split.split("_")[0], []).append(split)
     found: dict[str, list[str]] = {}
     for family, splits in families.items():
-        found |= {split: [split] for split in splits} if len(splits) <= most else {f"{family}, pooled": splits}
+        each = {_name(results, split): [split] for split in splits}
+        found |= each if len(splits) <= most else {f"{family}, pooled": splits}
     return found
+
+
+def _ordered(results: Results, splits: Iterable[str]) -> list[str]:
+    """Test sets in the order of the table's columns."""
+    places = {column.name: place for place, column in enumerate(results.columns)}
+    return sorted(splits, key=lambda split: (places.get(split, len(places)), split))
+
+
+def _name(results: Results, split: str) -> str:
+    """A test set's name: the label of its column."""
+    return next((column.label for column in results.columns if column.name == split), split)
 
 
 def _scores(results: Results, row: str, seed: int, splits: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
@@ -70,7 +77,7 @@ def det_curves(results: Results) -> "Figure | None":
     if not sets or not shown:
         return None
     figure, axes = canvas.panels(len(sets), 3, 2.5)
-    ticks = np.array([0.1, 0.5, 2, 5, 10, 20, 40, 60]) / 100
+    ticks, ends = np.array([1, 2, 5, 10, 20, 40, 60]) / 100, ndtri([0.006, 0.7])
     for axis, (name, splits) in zip(axes, sets.items(), strict=True):
         for row in shown:
             for seed in results.runs[row]:
@@ -78,11 +85,10 @@ def det_curves(results: Results) -> "Figure | None":
                 axis.plot(far, frr, color=colours[row], linewidth=1.1, alpha=0.8, drawstyle="steps-post")
         axis.plot([-4, 4], [-4, 4], color="#9a9a9a", linewidth=0.7, linestyle=":")
         axis.set(title=name, xlabel="false acceptance, %", ylabel="false rejection, %", aspect="equal")
-        axis.set(xlim=ndtri([0.004, 0.7]), ylim=ndtri([0.004, 0.7]))
-        kept = ticks[(ticks > 0.004) & (ticks < 0.7)]
-        labels = [f"{100 * tick:g}" for tick in kept]
-        axis.set_xticks(ndtri(kept), labels)
-        axis.set_yticks(ndtri(kept), labels)
+        labels = [f"{100 * tick:g}" for tick in ticks]
+        axis.set_xticks(ndtri(ticks), labels)
+        axis.set_yticks(ndtri(ticks), labels)
+        axis.set(xlim=ends, ylim=ends)
     canvas.legend(figure, {label: colours[row] for row, label in shown.items()})
     return figure
 
@@ -96,21 +102,30 @@ def score_histograms(results: Results) -> "Figure | None":
         return None
     size = (canvas.WIDTH, 0.5 + 1.25 * len(shown))
     figure, grid = plt.subplots(len(shown), len(sets), figsize=size, squeeze=False, sharex=True)
-    bins = np.linspace(-10, 10, 61)
+    found = {(row, name): _odds(results, row, splits) for row in shown for name, splits in sets.items()}
+    edge = min(np.ceil(max(np.quantile(np.abs(odds), 0.995) for odds, _ in found.values())), 12.0)
+    bins = np.linspace(-edge, edge, 61)
     for (row, label), axes in zip(shown.items(), grid, strict=True):
-        for axis, (name, splits) in zip(axes, sets.items(), strict=True):
-            parts = [_scores(results, row, seed, splits) for seed in results.runs[row]]
-            scores, real = (np.concatenate(side) for side in zip(*parts, strict=True))
-            odds = np.clip(np.log(scores + 1e-12) - np.log1p(1e-12 - scores), bins[0], bins[-1])
+        for axis, name in zip(axes, sets, strict=True):
+            odds, real = found[row, name]
+            odds = odds.clip(-edge, edge)
             axis.hist(odds[~real], bins, density=True, color="#c4c4c4", label="fake")
             axis.hist(odds[real], bins, density=True, histtype="step", color=colours[row], linewidth=1.6, label="real")
             axis.axvline(0, color="#404040", linewidth=0.7, linestyle=":")
-            axis.set(yticks=[])
+            axis.set(yticks=[], ylabel="")
+            axis.spines["left"].set_visible(False)
             axis.set_title(f"{label}: {name}", loc="left")
             axis.legend(loc="upper left", fontsize=7, handlelength=1.2)
     for axis in grid[-1]:
-        axis.set_xlabel("log-odds of real (beyond ±10 at the edge)")
+        axis.set_xlabel("log-odds of real (the outermost bins hold all beyond)")
     return figure
+
+
+def _odds(results: Results, row: str, splits: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+    """Log-odds of real of every seed's items, and which are real."""
+    parts = [_scores(results, row, seed, splits) for seed in results.runs[row]]
+    scores, real = (np.concatenate(side) for side in zip(*parts, strict=True))
+    return np.log(scores + 1e-12) - np.log1p(1e-12 - scores), real
 
 
 def training_curves(results: Results) -> "Figure | None":
@@ -120,15 +135,15 @@ def training_curves(results: Results) -> "Figure | None":
     series: dict[str, dict[str, list[np.ndarray]]] = {}
     for name in CURVES:
         for row, seeds in logged.items():
-            found = [log[name] for log in seeds if name in log and np.ptp(log[name][:, 1]) > 0]
-            if found:
-                series.setdefault(name, {})[row] = found
+            varied = [log[name] for log in seeds if name in log and np.ptp(log[name][:, 1]) > 0]
+            if varied:
+                series.setdefault(name, {})[row] = varied
     if not series:
         return None
     figure, axes = canvas.panels(len(series), 3, 2.2)
     for axis, (name, rows) in zip(axes, series.items(), strict=True):
-        for row, seeds in rows.items():
-            _band(axis, seeds, colours[row])
+        for row, curves in rows.items():
+            _band(axis, curves, colours[row])
         axis.set(title=CURVES[name], xlabel="step")
     canvas.legend(
         figure, {label: colours[row] for row, label in shown.items() if any(row in s for s in series.values())}
@@ -176,17 +191,19 @@ def generalisation(results: Results) -> "Figure | None":
     models = list(dict.fromkeys(entries[row].get("model", "") for row in points))
     markers = dict(zip(models, "osD^vP" * len(models), strict=False))
     figure, axis = plt.subplots(figsize=(canvas.WIDTH, 4.4))
+    labels: list[tuple[str, tuple[float, float]]] = []
     for row, (near, far) in points.items():
-        style = {"color": colours[row], "marker": markers[entries[row].get("model", "")], "linewidths": 0}
-        axis.scatter([near[k] for k in near], [far[k] for k in near], s=14, alpha=0.45, **style)
-        mean = (np.mean(list(near.values())), np.mean(list(far.values())))
-        axis.scatter(*mean, s=70, **style)
-        axis.annotate(entries[row]["label"], mean, (6, 4), textcoords="offset points", fontsize=7, color="#303030")
-    axis.set(xlabel="target domain: mean EER, %", ylabel="out of domain: mean EER, %", xlim=(0, None), ylim=(0, None))
-    axis.margins(0.12)
+        colour, marker = colours[row], markers[entries[row].get("model", "")]
+        axis.scatter(list(near.values()), list(far.values()), 14, color=colour, marker=marker, alpha=0.45, linewidths=0)
+        mean = (float(np.mean(list(near.values()))), float(np.mean(list(far.values()))))
+        axis.scatter(*mean, 70, color=colour, marker=marker, linewidths=0)
+        labels.append((entries[row]["label"], mean))
+    axis.set(xlabel="target domain: mean EER, %", ylabel="out of domain: mean EER, %")
+    axis.margins(0.1)
     for model, marker in markers.items():
         axis.scatter([], [], color="#606060", marker=marker, s=40, label=model)
     figure.legend(loc="outside lower center", ncols=min(len(models), 4))
+    canvas.annotate(axis, labels)
     return figure
 
 
@@ -203,16 +220,16 @@ def drift_bars(results: Results) -> "Figure | None":
     import matplotlib.pyplot as plt
 
     colours, shown = canvas.colours(results), canvas.shown(results)
-    sets = list(dict.fromkeys(name for part in found.values() for name in part))
+    sets = _ordered(results, dict.fromkeys(name for part in found.values() for name in part))
     figure, axis = plt.subplots(figsize=(canvas.WIDTH, 2.8))
     width = 0.8 / len(found)
     for place, (row, part) in enumerate(found.items()):
         at = np.arange(len(sets)) + (place - (len(found) - 1) / 2) * width
         means = [np.mean(part.get(name, [np.nan])) for name in sets]
         spread = [np.std(part[name], ddof=1) if len(part.get(name, [])) > 1 else 0.0 for name in sets]
-        bars = {"yerr": spread} if any(spread) else {}
-        axis.bar(at, means, 0.92 * width, color=colours[row], error_kw={"linewidth": 0.8}, **bars)
-    axis.set_xticks(range(len(sets)), [name.replace("_", " ") for name in sets])
+        error = np.array(spread) if any(spread) else None
+        axis.bar(at, np.array(means), 0.92 * width, color=colours[row], yerr=error, error_kw={"linewidth": 0.8})
+    axis.set_xticks(range(len(sets)), [_name(results, name) for name in sets])
     axis.set_ylabel("Wasserstein distance\nto the validation set")
     axis.grid(visible=False, axis="x")
     canvas.legend(figure, {shown[row]: colours[row] for row in found})
@@ -227,7 +244,7 @@ def forest(results: Results) -> "Figure | None":
         parts = [
             other for other in results.columns if other.name.startswith(f"{column.name}_") and other.kind == column.kind
         ]
-        pair = f"{results.label(asked['a'])} − {results.label(asked['b'])}"
+        pair = results.pair(asked["a"], asked["b"])
         for place, one in enumerate([column, *parts]):
             found = results.compare(asked["a"], asked["b"], one)
             if found:
@@ -248,7 +265,7 @@ def intervals(entries: Sequence[tuple[str, Difference, bool]]) -> "Figure":
     axis.set_yticks(range(len(entries)), [label for label, *_ in entries])
     for text, (*_, bold) in zip(axis.get_yticklabels(), entries, strict=True):
         text.set_fontweight("bold" if bold else "normal")
-    axis.set(xlabel="difference in points, 95 % interval (left of the line: the first row is lower)")
+    axis.set(xlabel="difference in points, 95 % interval (left: the first is lower)")
     axis.invert_yaxis()
     axis.grid(visible=False, axis="y")
     return figure

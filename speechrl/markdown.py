@@ -10,8 +10,8 @@ DASH = "–"
 _ABOUT = {
     "embedded": (
         "**Embedded data: these numbers prove the machinery, not the paper.** The recordings are generated, the models"
-        " are tiny and made here in minutes; the published numbers stand beside ours for orientation, and no difference is"
-        " taken between them. What is said of the paper's claims below is said of these data alone."
+        " are tiny and made here in minutes; the published numbers stand beside ours for orientation, and no difference"
+        " is taken between them. What is said of the paper's claims below is said of these data alone."
     ),
     "paper": (
         "**Paper scale:** the paper's models and data sets. `difference` is ours minus published; where a published"
@@ -133,15 +133,15 @@ def _claims(results: Results) -> str:
     text = (
         f"Of {len(found)} claims, these runs support {counts['support']}, contradict {counts['contradict']} and leave"
         f" {counts['leave open']} open; {counts['not run']} cannot be judged before their rows are run. A claim is"
-        " supported where the 95 % interval of the difference lies where the claim puts it, contradicted where it lies wholly"
-        " elsewhere; these intervals are not corrected for their number."
+        " supported where the 95 % interval of the difference lies where the claim puts it, contradicted where it lies"
+        " wholly elsewhere; these intervals are not corrected for their number."
     )
     if results.scale == "embedded":
         text += " This holds for the embedded data, whatever it says of the paper's."
     lines = []
     for one in found:
         tests = "; ".join(f"{column.label} {said(diff, column.digits)}" for column, diff in one.tests if diff)
-        pair = f"{results.label(one.claim['a'])} − {results.label(one.claim['b'])}"
+        pair = results.pair(one.claim["a"], one.claim["b"])
         margin = f", margin {one.claim['margin']}" if "margin" in one.claim else ""
         lines.append(f"- **{one.says}**: {one.text}. ({pair}{margin}{': ' + tests if tests else ''})")
     return text + "\n\n" + "\n".join(lines)
@@ -153,12 +153,11 @@ def _comparisons(results: Results) -> str:
         return "The sweep asks for none."
     body = []
     for one in found:
-        pair = f"{results.label(one.a)} − {results.label(one.b)}"
         cells = [DASH] * 3
         if one.difference is not None and one.corrected is not None:
             p = (_p(one.difference.p), _p(one.corrected))
             cells = [said(one.difference, one.column.digits), *p]
-        body.append([pair, one.column.label, *cells])
+        body.append([results.pair(one.a, one.b), one.column.label, *cells])
     return _lines(["rows", "metric", "difference [95 %]", "p", "p (Holm)"], body) + (
         "\n\nPaired bootstrap: both rows on the same resampled items (and seeds, where there are several), two-sided,"
         f" with Holm's correction over the {sum(one.difference is not None for one in found)} comparisons made here."

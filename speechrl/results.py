@@ -66,9 +66,7 @@ class Results:
         self._kept: dict[str, Drawn] = {}
         scales = {run.provenance["scale"] for run in self.all_runs()}
         if len(scales) > 1:
-            raise ValueError(
-                f"{described['table']}: runs of scales {sorted(scales)} cannot share a table; name one scale"
-            )
+            raise ValueError(f"{described['table']}: runs of {' and '.join(sorted(scales))} scale cannot share a table")
         self.scale = next(iter(scales), "embedded")
 
     def all_runs(self) -> list[Run]:
@@ -79,6 +77,14 @@ class Results:
         """A row's name for people: its model and how it was fine-tuned."""
         entry = next((entry for entry in self.rows if entry["name"] == row), {"label": row})
         return f"{entry['model']}: {entry['label']}" if "model" in entry else entry["label"]
+
+    def pair(self, a: str, b: str) -> str:
+        """What a difference is of, for people: "A − B (model)", or each with its own model."""
+        models = {row["name"]: row.get("model") for row in self.rows}
+        labels = {row["name"]: row["label"] for row in self.rows}
+        if models.get(a) and models.get(a) == models.get(b):
+            return f"{labels[a]} − {labels[b]} ({models[a]})"
+        return f"{self.label(a)} − {self.label(b)}"
 
     def column(self, metric: str) -> Column:
         """The column of a metric, or one that the table does not show."""
@@ -249,7 +255,8 @@ def _says(found: Difference, direction: str, margin: float) -> Says:
 def unfair(results: Results, factor: float = 2.0) -> list[tuple[str, str, dict[str, float]]]:
     """The compared rows whose costs differ by more than a factor: (a, b, {cost: a over b}).
 
-    A cost that one of them does not have at all (drawing answers, in SFT) is no ratio and is left out.
+    A cost that one of them does not have at all (drawing answers, in SFT) is no ratio and is left out, and so is a row
+    that was not trained.
     """
     pairs = [
         (one["a"], one["b"])
@@ -258,6 +265,8 @@ def unfair(results: Results, factor: float = 2.0) -> list[tuple[str, str, dict[s
     found = []
     for a, b in dict.fromkeys(pairs):
         left, right = results.ledger(a), results.ledger(b)
+        if not (left.get("optimizer_steps") and right.get("optimizer_steps")):
+            continue
         ratios = {key: left[key] / right[key] for key in LEDGER if left.get(key) and right.get(key)}
         wide = {key: ratio for key, ratio in ratios.items() if not 1 / factor <= ratio <= factor}
         if wide:
