@@ -39,9 +39,9 @@ def advantages(
     in double precision: in single, equal rewards leave a rounding error that a small floor makes an advantage of 0.02.
     """
     exact = rewards.double()
-    baseline = {"group": lambda: exact.mean(1, keepdim=True), "batch": exact.mean, "none": lambda: 0.0}
-    deviation = {"group": lambda: _std(exact, 1), "batch": lambda: _std(exact, (0, 1)), "none": lambda: 1 - floor}
-    return ((exact - baseline[center]()) / (deviation[scale]() + floor)).to(rewards.dtype)
+    baseline = {"group": exact.mean(1, keepdim=True), "batch": exact.mean(), "none": exact.new_zeros(())}
+    deviation = {"group": _std(exact, 1), "batch": _std(exact, (0, 1)), "none": exact.new_ones(()) - floor}
+    return ((exact - baseline[center]) / (deviation[scale] + floor)).to(rewards.dtype)
 
 
 def _std(rewards: Tensor, axes: int | tuple[int, ...]) -> Tensor:
