@@ -26,7 +26,7 @@ def _rows(root: Path, name: str) -> list[dict[str, str]]:
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return corpus.build(tmp_path_factory.mktemp("corpora"), seed=3, fraction=0.012, workers=2)
+    return corpus.build(tmp_path_factory.mktemp("corpora"), seed=3, fraction=0.006, workers=2)
 
 
 def test_protocols_describe_the_files(built: Path):
@@ -84,10 +84,10 @@ def test_a_finished_corpus_is_returned_and_a_failed_one_is_absent(
         raise OSError("disk is full")
 
     monkeypatch.setattr(corpus, "_run", fail)
-    assert corpus.build(built.parent, seed=3, fraction=0.012) == built
-    with pytest.raises(OSError, match="disk is full"):
+    assert corpus.build(built.parent, seed=3, fraction=0.006) == built
+    with pytest.raises(ValueError, match="disk is full.*250 MB"):
         corpus.build(tmp_path, seed=3)
-    assert not [path for path in tmp_path.iterdir() if not path.name.startswith(".")]
+    assert [path.name for path in tmp_path.iterdir()] == [".deepfake.lock"]
     names = {corpus._fingerprint(None, seed, fraction) for seed in (0, 1) for fraction in (0.5, 1.0)}
     assert len(names) == 4
 

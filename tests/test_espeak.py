@@ -33,7 +33,7 @@ def test_words_and_phonemes_carry_their_times():
     assert "".join(phoneme.text for phoneme in spoken.phonemes).startswith("həlˈoʊwˈaɪd")
     for events in (spoken.words, spoken.phonemes):
         starts = [event.start for event in events]
-        assert starts == sorted(starts) and 0 <= starts[0] and starts[-1] < spoken.seconds
+        assert starts == sorted(starts) and starts[0] >= 0 and starts[-1] < spoken.seconds
     # The pause between the sentences lies between "world" and "Twenty", and is silent just before the second.
     pause = spoken.waveform[int((spoken.words[3].start - 0.15) * 16_000) : int(spoken.words[3].start * 16_000)]
     assert pause.abs().max() < 0.01 < spoken.waveform.abs().max()

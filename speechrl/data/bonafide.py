@@ -5,6 +5,7 @@ import os
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -42,28 +43,31 @@ class Speech:
     """IPA without stress marks, separated by spaces; only of whole sentences."""
 
 
-def synthetic(key: tuple[int | str, ...], languages: tuple[str, ...], speaker: int, index: int, seconds: float) -> Speech:
+def synthetic(
+    key: tuple[int | str, ...], languages: tuple[str, ...], *, speaker: int, index: int, seconds: float
+) -> Speech:
     """Clip `index` of an espeak-ng speaker: `seconds` cut out of sentences, or a whole sentence where `seconds` is 0.
 
     `key` keeps domains apart: speaker 3 of another key is somebody else.
     """
     person = generator(*key, "speaker", speaker)
     language, variant = pick(person, languages), pick(person, VARIANTS)
-    voice = {
-        "voice": f"{language}+{variant}",
-        "pitch": round(uniform(person, 30, 70)),
-        "pitch_range": round(uniform(person, 35, 75)),
-        "rate": round(uniform(person, 150, 200)),
-    }
+    say = partial(
+        speak,
+        voice=f"{language}+{variant}",
+        pitch=round(uniform(person, 30, 70)),
+        pitch_range=round(uniform(person, 35, 75)),
+        rate=round(uniform(person, 150, 200)),
+    )
     name = f"{language}-{variant}-{'-'.join(map(str, key[1:]))}-{speaker}"
     draws = generator(*key, "speech", index)
-    spoken = [speak(sentence(language, draws), **voice)]
+    first = say(sentence(language, draws))
     if not seconds:
-        phonemes = " ".join(event.text.strip("ˈˌ") for event in spoken[0].phonemes)
-        return Speech(spoken[0].waveform, name, language, phonemes)
-    parts = [trim(spoken[0].waveform)]
+        phonemes = " ".join(event.text.strip("ˈˌ") for event in first.phonemes)
+        return Speech(first.waveform, name, language, phonemes)
+    parts = [trim(first.waveform)]
     while sum(map(len, parts)) < seconds * SAMPLE_RATE:
-        parts.append(trim(speak(sentence(language, draws), **voice).waveform))
+        parts.append(trim(say(sentence(language, draws)).waveform))
     return Speech(_cut(torch.cat(parts), seconds, draws), name, language)
 
 

@@ -32,7 +32,7 @@ TARGET_SECONDS: Mapping[str, float] = {"4s": 0.8, "10s": 1.2, "13s": 1.6, "30s":
 _POST_ATTACKS = ("world", "griffin_lim", "lpc", "random_phase", "mel_inversion", "world_flat")
 _POST_SCENE = Scene(channels=("none", "none", "tilt", "wide"))
 _TARGET_SCENE = Scene(
-    rt60=(0.2, 0.5), direct_to_reverberant=(2, 8), snr=(8, 20), channels=("telephone", "narrow", "lossy+narrow")
+    rt60=(0.2, 0.5), direct_to_reverberant=(2, 8), snr=(12, 24), channels=("telephone", "narrow", "lossy+narrow")
 )
 
 
@@ -52,7 +52,12 @@ class Domain:
 DOMAINS: Mapping[str, Domain] = {
     # Bona fide sentences with their phonemes: what an encoder is pre-trained on, never shown real or fake.
     "pretrain": Domain(
-        trials=600, languages=("en", "de", "es", "it"), attacks=(), scene=_POST_SCENE, seconds=(0, 0), proportion="train"
+        trials=500,
+        languages=("en", "de", "es", "it"),
+        attacks=(),
+        scene=_POST_SCENE,
+        seconds=(0, 0),
+        proportion="train",
     ),
     "post_train": Domain(
         trials=1000, languages=("en", "de", "es", "it"), attacks=_POST_ATTACKS, scene=_POST_SCENE, proportion="train"
@@ -62,7 +67,7 @@ DOMAINS: Mapping[str, Domain] = {
     "train": Domain(
         trials=600,
         languages=("en", "fr", "pt"),
-        attacks=("channel_vocoder", "sinusoids"),
+        attacks=("channel_vocoder", "minimum_phase"),
         scene=_TARGET_SCENE,
         seconds=(0.8, 3.2),
         proportion="train",
@@ -70,14 +75,16 @@ DOMAINS: Mapping[str, Domain] = {
     "target": Domain(
         trials=400,
         languages=("en", "fr", "pt"),
-        attacks=("channel_vocoder", "sinusoids"),
+        attacks=("channel_vocoder", "minimum_phase"),
         scene=_TARGET_SCENE,
         seconds=(3.2, 3.2),
     ),
     "ood_add": Domain(
         trials=400, languages=("cmn",), attacks=("world_pitch", "world_smooth"), scene=Scene(snr=(12, 30))
     ),
-    "ood_for": Domain(trials=400, languages=("en",), attacks=("quantized",), scene=Scene(channels=("lossy", "wide"))),
+    "ood_for": Domain(
+        trials=400, languages=("en",), attacks=("quantized",), scene=Scene(channels=("none", "wide", "tilt"))
+    ),
     "ood_dv": Domain(
         trials=400,
         languages=("en", "nl"),
@@ -87,8 +94,8 @@ DOMAINS: Mapping[str, Domain] = {
     "ood_itw": Domain(
         trials=400,
         languages=("en", "hi", "nl"),
-        attacks=("minimum_phase", "spliced"),
-        scene=Scene(snr=(10, 30), channels=("none", "mu_law", "clip", "tilt", "narrow")),
+        attacks=("zero_phase", "spliced"),
+        scene=Scene(snr=(15, 35), channels=("none", "mu_law", "clip", "tilt")),
     ),
 }
 """The roles. Attacks and channel of the target are in no other role; each out-of-domain set has attacks of its own."""
@@ -110,7 +117,8 @@ def build(
 
     With `bonafide_dir`, recordings below it replace the synthetic speech as bona fide in all but `pretrain`, no
     recording in two roles; where they are few, so are the trials, and a warning says how many. `fraction` shrinks
-    every role, for a quick look. Raises ValueError for recordings that are too few or unreadable.
+    every role, for a quick look. Raises ValueError for recordings that are too few or unreadable, and where the disk
+    is full.
     """
     domains = {role: replace(d, trials=max(2, round(d.trials * fraction))) for role, d in DOMAINS.items()}
     recordings = None if bonafide_dir is None else Path(bonafide_dir)
@@ -120,11 +128,8 @@ def build(
     Path(folder).mkdir(parents=True, exist_ok=True)
     with _alone(Path(folder)):
         if not root.is_dir():
-            part = root.with_name(f".{root.name}.part")
-            shutil.rmtree(part, ignore_errors=True)
-            part.mkdir()
-            _generate(part, domains, recordings, seed, workers)
-            os.replace(part, root)
+            with _whole(root) as part:
+                _generate(part, domains, recordings, seed, workers)
     return root
 
 
@@ -143,6 +148,21 @@ def _alone(folder: Path) -> Iterator[None]:
     with open(folder / ".deepfake.lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
+
+
+@contextmanager
+def _whole(root: Path) -> Iterator[Path]:
+    """A folder to fill, which becomes `root` at the end, or goes."""
+    part = root.with_name(f".{root.name}.part")
+    shutil.rmtree(part, ignore_errors=True)
+    part.mkdir()
+    try:
+        yield part
+        os.replace(part, root)
+    except OSError as error:
+        raise ValueError(f"no corpus below {root.parent}: {error}; it needs about 250 MB there") from error
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
 
 
 def _generate(part: Path, domains: dict[str, Domain], recordings: Path | None, seed: int, workers: int) -> None:
@@ -225,7 +245,7 @@ def _trial(job: _Job) -> list[dict[str, str]]:
     speaker = int(torch.randint(domain.speakers, (), generator=draws))
     seconds = uniform(draws, *domain.seconds)
     if job.segment is None:
-        speech = bonafide.synthetic(key, domain.languages, speaker, job.index, seconds)
+        speech = bonafide.synthetic(key, domain.languages, speaker=speaker, index=job.index, seconds=seconds)
     else:
         speech = bonafide.recorded(job.root / ".streams" / f"{job.role}.pcm", job.segment)
     attack = domain.attacks[job.index // 2 % len(domain.attacks)] if domain.attacks and job.index % 2 else "-"
@@ -251,7 +271,10 @@ def _save(
     import soundfile
 
     path = f"{job.role}/{identity}.flac"
-    soundfile.write(job.root / path, waveform.numpy(), SAMPLE_RATE, subtype="PCM_16")
+    try:
+        soundfile.write(job.root / path, waveform.numpy(), SAMPLE_RATE, subtype="PCM_16")
+    except soundfile.LibsndfileError as error:
+        raise OSError(f"{path} cannot be written ({error.error_string})") from None
     row = dict.fromkeys(COLUMNS, "-") | {
         "ID": identity,
         "Label": "real" if attack == "-" else "fake",

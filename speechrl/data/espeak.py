@@ -58,9 +58,9 @@ def speak(
 ) -> Spoken:
     """Text to speech: the same arguments give the same samples, in any process and after any other call.
 
-    `voice` is a language, alone or with a variant: "en-us", "de+f3" ("en" is British; see `voices` and `variants`). `rate` is in words
-    a minute (80-450), `pitch` and `pitch_range` 0-99, `volume` 0-200. With `ssml` the text is SSML: <break time='300ms'/>,
-    <prosody rate='..' pitch='..' volume='..'>, <emphasis level='strong'>.
+    `voice` is a language, alone or with a variant: "en-us", "de+f3" ("en" is British; see `voices`, `variants`).
+    `rate` is in words a minute (80-450), `pitch` and `pitch_range` 0-99, `volume` 0-200. With `ssml` the text is SSML:
+    <break time='300ms'/>, <prosody rate='..' pitch='..' volume='..'>, <emphasis level='strong'>.
     Raises ValueError for an unknown voice, a value out of range, or a text in which there is nothing to speak.
     """
     _check(text, voice, rate, pitch, pitch_range, volume)
@@ -184,8 +184,15 @@ def _resample(samples: np.ndarray) -> Float[Tensor, " s"]:
     # Polyphase and single-threaded: torch's convolution would differ in the last bits with the number of threads.
     from scipy.signal import resample_poly
 
-    resampled = resample_poly(samples.astype(np.float64) / 32768, 320, 441)
+    resampled = resample_poly(samples.astype(np.float64) / 32768, 320, 441, window=_lowpass())
     return torch.from_numpy(resampled.clip(-1, 1).astype(np.float32))
+
+
+@lru_cache(maxsize=1)
+def _lowpass() -> np.ndarray:
+    from scipy.signal import firwin
+
+    return firwin(2 * 10 * 441 + 1, 1 / 441, window=("kaiser", 5.0))
 
 
 def _listed() -> list[str]:

@@ -179,16 +179,16 @@ def sinusoids(waveform: Wave, _: torch.Generator) -> Wave:
 
 
 def quantized(waveform: Wave, generator: torch.Generator) -> Wave:
-    """Magnitudes in steps of 3-6 dB and phases in 4-8 directions: what a codec of few tokens keeps."""
+    """Magnitudes in steps of 4-8 dB and phases in 3-5 directions: what a codec of few tokens keeps."""
     spectrum = _stft(waveform)
-    step = uniform(generator, 0.35, 0.7)
-    turn = 2 * torch.pi / round(uniform(generator, 4, 8))
+    step = uniform(generator, 0.5, 0.9)
+    turn = 2 * torch.pi / round(uniform(generator, 3, 5))
     magnitude = torch.exp(torch.round(spectrum.abs().clamp(min=1e-5).log() / step) * step)
     return _istft(torch.polar(magnitude, torch.round(spectrum.angle() / turn) * turn), len(waveform))
 
 
 def lpc(waveform: Wave, generator: torch.Generator, *, voicing: float = 0.9) -> Wave:
-    """Linear prediction: an all-pole filter a frame, driven by pulses at the pitch where voiced and by noise elsewhere."""
+    """Linear prediction: an all-pole filter a frame, driven by pulses at the pitch or, where unvoiced, by noise."""
     spectrum = _stft(_pulses(waveform, voicing, generator))
     return _istft(spectrum * _all_pole(waveform, spectrum.shape[1]).T, len(waveform))
 
@@ -228,8 +228,8 @@ def channel_vocoder(waveform: Wave, generator: torch.Generator, *, bands: int = 
 
 
 def spliced(waveform: Wave, generator: torch.Generator) -> Wave:
-    """A middle part, 40-70 % of the clip, is resynthesised by Griffin-Lim and faded in and out: a partial fake."""
-    share = uniform(generator, 0.4, 0.7)
+    """A part, 50-90 % of the clip, is resynthesised by Griffin-Lim and faded in and out: a partial fake."""
+    share = uniform(generator, 0.5, 0.9)
     start = uniform(generator, 0, 1 - share)
     time = torch.linspace(0, 1, len(waveform))
     inside = torch.sigmoid(400 * (time - start)) * torch.sigmoid(400 * (start + share - time))
