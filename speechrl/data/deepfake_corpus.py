@@ -83,7 +83,7 @@ DOMAINS: Mapping[str, Domain] = {
         trials=400, languages=("cmn",), attacks=("world_pitch", "world_smooth"), scene=Scene(snr=(12, 30))
     ),
     "ood_for": Domain(
-        trials=400, languages=("en",), attacks=("quantized",), scene=Scene(channels=("none", "wide", "tilt"))
+        trials=400, languages=("en",), attacks=("quantized", "lpc_whisper"), scene=Scene(channels=("none", "wide"))
     ),
     "ood_dv": Domain(
         trials=400,

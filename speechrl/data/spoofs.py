@@ -179,10 +179,10 @@ def sinusoids(waveform: Wave, _: torch.Generator) -> Wave:
 
 
 def quantized(waveform: Wave, generator: torch.Generator) -> Wave:
-    """Magnitudes in steps of 4-8 dB and phases in 3-5 directions: what a codec of few tokens keeps."""
+    """Magnitudes in steps of 5-9 dB and phases in 2-4 directions: what a codec of few tokens keeps."""
     spectrum = _stft(waveform)
-    step = uniform(generator, 0.5, 0.9)
-    turn = 2 * torch.pi / round(uniform(generator, 3, 5))
+    step = uniform(generator, 0.6, 1.0)
+    turn = 2 * torch.pi / round(uniform(generator, 2, 4))
     magnitude = torch.exp(torch.round(spectrum.abs().clamp(min=1e-5).log() / step) * step)
     return _istft(torch.polar(magnitude, torch.round(spectrum.angle() / turn) * turn), len(waveform))
 
@@ -253,6 +253,7 @@ ATTACKS: Mapping[str, Attack] = {
     "sinusoids": sinusoids,
     "quantized": quantized,
     "lpc": lpc,
+    "lpc_whisper": partial(lpc, voicing=0.0),
     "channel_vocoder": channel_vocoder,
     "spliced": spliced,
 }
