@@ -69,4 +69,3 @@ class Judge:
     def measure(self, policy: Policy, split: str, clips: Clips) -> dict[str, float]:
         """The task's metrics on one split, for the choice of a checkpoint."""
         return self._task.measure(self.outcomes(policy, split, clips))
-

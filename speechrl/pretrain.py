@@ -9,8 +9,11 @@ from torch import Tensor, nn
 
 from speechrl.data import manifest
 from speechrl.data.pipeline import Clips, Steps
+from speechrl.grpo import How
+from speechrl.policies import speech_lm
 from speechrl.policies.base import Policy
 from speechrl.policies.classifier import Classifier, load
+from speechrl.policies.qwen2_audio import Qwen2Audio
 from speechrl.regimes.sft import Supervised
 from speechrl.runs import Claim, finished, write_json
 from speechrl.tasks.deepfake import Deepfake
@@ -55,6 +58,26 @@ def detector(
     return kept(folder, make)
 
 
+def audio_lm(*, corpus: Path, cache: str, steps: int = 900, seed: int = 0) -> str:
+    """A folder with a tiny Qwen2-Audio that has learned the corpus's lessons: captions, transcripts, questions."""
+    name = f"audio_lm-r{RECIPE}-{Path(corpus).name}-{steps}-s{seed}"
+
+    def make() -> Policy:
+        policy = speech_lm.load(
+            spec=Qwen2Audio(), config=_TINY_QWEN2_AUDIO, tokenizer=str(Path(corpus) / "tokenizer"), seed=seed
+        )
+        lessons = manifest.read(Path(corpus) / "pretrain.csv")
+        clips = Clips(lessons, _lesson, seed=seed)
+        supervised(policy, clips, steps=steps, lr=2e-3, seed=seed, how="token")
+        return policy
+
+    return kept(Path(cache) / "bases" / name, make)
+
+
+def _lesson(item: manifest.Item, waveform: Tensor) -> Example:
+    return Example(item.id, waveform, prompt=f"<audio>{item.prompt}", target=item.target)
+
+
 def kept(folder: Path, make: Callable[[], Policy]) -> str:
     """The folder of a base model, made first if it is not there; a second process waits."""
     with Claim(folder):
@@ -65,20 +88,27 @@ def kept(folder: Path, make: Callable[[], Policy]) -> str:
 
 
 def supervised(
-    policy: Policy, clips: Clips, *, steps: int, lr: float, seed: int, seconds: float | None = None, batch_size: int = 16
+    policy: Policy,
+    clips: Clips,
+    *,
+    steps: int,
+    lr: float,
+    seed: int,
+    seconds: float | None = None,
+    how: How = "sequence",
 ) -> None:
     """Plain supervised training with the loss of the SFT regime, and a cosine schedule."""
-    objective = Supervised()
-    for step, examples in optimised(policy, clips, steps, lr, seed, seconds, batch_size):
+    objective = Supervised(how=how)
+    for step, examples in optimised(policy, clips, steps, lr, seed, seconds):
         for part in objective.parts(policy, examples, step, None):
             part.loss.backward()
 
 
 def optimised(
-    module: nn.Module, clips: Clips, steps: int, lr: float, seed: int, seconds: float | None, batch_size: int = 16
+    module: nn.Module, clips: Clips, steps: int, lr: float, seed: int, seconds: float | None
 ) -> Iterator[tuple[int, list[Example]]]:
     """Yields batches, and steps AdamW with whatever gradients the caller has left when it asks for the next."""
-    batches = Steps(clips.items, steps=steps, seed=seed, seconds=seconds, batch_size=batch_size)
+    batches = Steps(clips.items, steps=steps, seed=seed, seconds=seconds)
     optimizer = torch.optim.AdamW(module.parameters(), lr=lr, weight_decay=0.01)
     warmup = max(steps // 20, 1)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, lr, total_steps=steps + 1, pct_start=warmup / steps)
@@ -132,7 +162,10 @@ def _tiny(layers: int, hidden_size: int) -> dict[str, Any]:
         "num_hidden_layers": layers,
         "num_attention_heads": 4,
         "intermediate_size": 2 * hidden_size,
-        "conv_dim": [48] * 7,
+        "conv_dim": [32, 32, 48, 64],
+        "conv_kernel": [20, 8, 8, 4],
+        "conv_stride": [10, 4, 4, 2],
+        "num_feat_extract_layers": 4,
         "feat_extract_norm": "layer",
         "conv_bias": True,
         "do_stable_layer_norm": True,
@@ -145,3 +178,32 @@ def _tiny(layers: int, hidden_size: int) -> dict[str, Any]:
         "final_dropout": 0.0,
         "layerdrop": 0.0,
     }
+
+
+_TINY_QWEN2_AUDIO: dict[str, Any] = {
+    "audio_config": {
+        "num_mel_bins": 64,
+        "encoder_layers": 2,
+        "encoder_attention_heads": 4,
+        "encoder_ffn_dim": 192,
+        "d_model": 96,
+        "max_source_positions": 150,
+        "dropout": 0.0,
+        "attention_dropout": 0.0,
+        "activation_dropout": 0.0,
+        "encoder_layerdrop": 0.0,
+    },
+    "text_config": {
+        "model_type": "qwen2",
+        "hidden_size": 128,
+        "intermediate_size": 256,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 4,
+        "max_position_embeddings": 512,
+        "tie_word_embeddings": False,
+        "bos_token_id": 0,
+        "eos_token_id": 2,
+    },
+}
+"""Hears 3 s: two encoder layers, three language-model layers, about a million parameters."""

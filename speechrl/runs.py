@@ -47,6 +47,11 @@ def finished(path: Path) -> bool:
     return (path / DONE).is_file()
 
 
+def first_process() -> bool:
+    """Whether this is the process that writes, of those that share a run."""
+    return getattr(rank_zero_only, "rank", 0) in (0, None)
+
+
 class Claim:
     """One run at a time in a folder; a second one waits for the first, then finds the work done.
 
@@ -59,7 +64,7 @@ class Claim:
 
     def __enter__(self) -> None:
         self._handle = self._file.open("w")
-        if rank_zero_only.rank == 0:
+        if first_process():
             fcntl.flock(self._handle, fcntl.LOCK_EX)
 
     def __exit__(
@@ -102,7 +107,7 @@ def freeze(path: Path, config: DictConfig) -> None:
 
 
 class MetricsFile(Logger):
-    """All that was logged, one `step,name,value` a line, append-only; a resumed run cuts it back to where it resumes."""
+    """All that was logged, one `step,name,value` a line, append-only; a resumed run cuts it back to its step."""
 
     def __init__(self, path: Path, resumed_step: int) -> None:
         super().__init__()

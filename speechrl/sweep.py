@@ -79,13 +79,13 @@ def run_cell(overrides: Sequence[str], folder: Path) -> None:
     from speechrl.train import run
 
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "log.txt").open("a", buffering=1) as log:
-        with contextlib.redirect_stdout(log), contextlib.redirect_stderr(log):
-            try:
-                run(composed(list(overrides)))
-            except Exception:
-                traceback.print_exc(file=log)
-                raise
+    log = (folder / "log.txt").open("a", buffering=1)
+    with log, contextlib.redirect_stdout(log), contextlib.redirect_stderr(log):
+        try:
+            run(composed(list(overrides)))
+        except Exception:
+            traceback.print_exc(file=log)
+            raise
 
 
 def _one_thread() -> None:
@@ -135,7 +135,8 @@ def execute(sweep: Sweep, workers: int, console: Console) -> list[str]:
                 future.result()
         futures = {pool.submit(run_cell, cell.overrides, cell.folder): cell for cell in missing}
         _watch(futures, len(cells), console)
-    return [f"{c.row} seed={c.seed}: {f.exception()} (log: {c.folder / 'log.txt'})" for f, c in futures.items() if f.exception()]
+    failed = [(cell, future.exception()) for future, cell in futures.items() if future.exception()]
+    return [f"{cell.row} seed={cell.seed}: {error} (log: {cell.folder / 'log.txt'})" for cell, error in failed]
 
 
 def _distinct(cells: Sequence[Cell], part: str) -> list[Cell]:

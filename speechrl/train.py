@@ -53,7 +53,7 @@ class Run:
         for name in self._splits.tests:
             outcomes += self._judge.outcomes(policy, name, self._splits.evaluation(name, self._task))
         measured = self._task.measure(outcomes) | self._drift(policy)
-        if rank_zero_only.rank == 0:
+        if runs.first_process():
             self._write(policy, regime, outcomes, measured, started)
 
     def _drift(self, policy: Policy) -> dict[str, float]:
@@ -103,11 +103,15 @@ class Run:
             logger=loggers,
         )
         if step < regime.total_steps:
-            trainer.fit(regime, _Batches(self._splits, self._task, regime, config), ckpt_path=resumed and self._last,
-                        weights_only=True)
+            trainer.fit(
+                regime,
+                _Batches(self._splits, self._task, regime, config),
+                ckpt_path=resumed and self._last,
+                weights_only=True,
+            )
             if trainer.global_step < regime.total_steps:
                 raise RuntimeError(f"stopped at step {trainer.global_step} of {regime.total_steps}; start it again")
-        else:
+        elif resumed:
             regime.on_load_checkpoint(resumed)
         self._restore(policy, len(regime.stages) - 1)
         return regime
@@ -173,6 +177,7 @@ class _Batches(pl.LightningDataModule):
     def train_dataloader(self) -> torch.utils.data.DataLoader:
         """As many batches as there are steps; step k's is the same whatever came before."""
         optimisation, trainer = self._config.optimisation, self.trainer
+        assert trainer is not None
         clips = self._splits.training(self._task, seed=self._config.seed)
         steps = Steps(
             clips.items,

@@ -24,7 +24,8 @@ def corpus(folder: Path, *, train: int = 24, other: int = 12) -> Path:
                 wave += 0.05 * torch.sin(torch.arange(samples) * (0.3 if split == "far" else 0.2))
             audio.write(folder / f"{split}{i}.wav", wave)
             label = "fake" if i % 2 else "real"
-            rows.append({"ID": f"{split}-{i}", "Label": label, "Duration": samples / 16000, "Path": f"$ROOT/{split}{i}.wav"})
+            path = f"$ROOT/{split}{i}.wav"
+            rows.append({"ID": f"{split}-{i}", "Label": label, "Duration": samples / 16000, "Path": path})
         manifest.write(folder / f"{split}.csv", rows)
     return folder
 

@@ -65,7 +65,10 @@ def test_ablations_change_what_they_say() -> None:
     assert (without.center, without.scale, without.snapshot_every, without.beta) == ("none", "none", None, 0.04)
 
 
-@pytest.mark.parametrize("typo", ["grpo.betaa=0", "optimisation.lrr=1", "sede=3", "experiment=deepfake/grpoo", "regime=grp"])
+TYPOS = ["grpo.betaa=0", "optimisation.lrr=1", "sede=3", "experiment=deepfake/grpoo", "regime=grp"]
+
+
+@pytest.mark.parametrize("typo", TYPOS)
 def test_a_typo_fails(typo: str) -> None:
     with pytest.raises((ConfigCompositionException, Exception), match=typo.split("=")[0].split(".")[-1] + "|grp"):
         composed([typo])

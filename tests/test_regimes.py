@@ -5,12 +5,12 @@ from pathlib import Path
 import pytest
 import pytorch_lightning as pl
 import torch
-from tests.toy import Toy, examples, match
 
 from speechrl.regimes.base import DECAYS, Optimisation, Regime, Selection
 from speechrl.regimes.grpo import GRPO, GroupRelative, GroupSettings
 from speechrl.regimes.hybrid import Hybrid
 from speechrl.regimes.sft import SFT, Supervised
+from tests.toy import Toy, examples, match
 
 BATCH = examples(24)
 TEST = examples(200, seed=9)
@@ -98,7 +98,10 @@ def test_resumed_run_ends_like_an_undisturbed_one(kind: str, tmp_path: Path) -> 
         assert all(torch.equal(kept[s]["head.weight"], best[s]["head.weight"]) for s in kept)
 
 
-@pytest.mark.parametrize("settings", [{}, {"snapshot_every": 5}, {"center": "batch", "scale": "batch"}, {"how": "token"}])
+SETTINGS = [{}, {"snapshot_every": 5}, {"center": "batch", "scale": "batch"}, {"how": "token"}]
+
+
+@pytest.mark.parametrize("settings", SETTINGS)
 def test_micro_batches_change_no_number(settings: dict) -> None:
     weights = []
     for micro in (None, 1, 3, 24):

@@ -80,7 +80,8 @@ def test_claims_follow_the_known_effects(results):
 def test_a_claim_in_every_direction(folders, direction, margin, says):
     claim = {"text": "x", "a": "grpo", "b": "sft", "metric": "ood/eer", "direction": direction}
     if margin == "as found":
-        margin = abs(comparisons(Results(synthetic.described(), {}, folders, resamples=FEW))[0].difference.value)
+        value = comparisons(Results(synthetic.described(), {}, folders, resamples=FEW))[0].difference.value
+        margin = 1.02 * abs(value)  # holds the value, but not its interval
     claim |= {"margin": margin} if margin else {}
     found = Results(synthetic.described(), {"claims": [claim]}, folders, resamples=FEW)
     assert [one.says for one in verdicts(found)] == [says]

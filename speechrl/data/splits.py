@@ -7,6 +7,7 @@ from typing import Any, Literal, Protocol
 
 from torch import Tensor
 
+from speechrl.audio import Channel
 from speechrl.data import manifest
 from speechrl.data.manifest import Item
 from speechrl.data.pipeline import Clips, Crop
@@ -41,7 +42,7 @@ class Splits:
         crop: Sequence[float] | None = None,
         rawboost: bool = False,
         augment_valid: bool = False,
-        channel: str = "mean",
+        channel: Channel = "mean",
         workers: int = 0,
     ) -> None:
         self._folder, self._root = Path(folder), root
@@ -94,7 +95,9 @@ def divided(path: str, *, folder: str, parts: tuple[float, float] = (0.8, 0.1)) 
     `parts` the shares of train and valid. Raises ValueError where one of the three would be empty.
     """
     if not path:
-        raise ValueError("task=custom needs your recordings: manifest=my.csv, with the columns path and label or answer")
+        raise ValueError(
+            "task=custom needs your recordings: manifest=my.csv, with the columns path and label or answer"
+        )
     items = manifest.read(path)
     shares: dict[str, list[Item]] = {"train": [], "valid": [], "test": []}
     for item in items:

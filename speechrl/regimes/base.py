@@ -10,6 +10,7 @@ import pytorch_lightning as pl
 import torch
 import torch.distributed as dist
 from jaxtyping import Float
+from pytorch_lightning.core.optimizer import LightningOptimizer
 from torch import Tensor
 
 from speechrl.policies.base import Policy
@@ -111,9 +112,7 @@ class Objective(ABC):
         """An optimiser step of the stage, counted from 1, has been taken."""
 
     @abstractmethod
-    def parts(
-        self, policy: Policy, examples: Sequence[Example], step: int, micro_batch: int | None
-    ) -> Iterator[Part]:
+    def parts(self, policy: Policy, examples: Sequence[Example], step: int, micro_batch: int | None) -> Iterator[Part]:
         """The step's loss in parts that add up to it, each to be differentiated before the next is asked for."""
 
     def state(self) -> dict[str, Any]:
@@ -163,6 +162,7 @@ class Regime(pl.LightningModule):
     ) -> None:
         super().__init__()
         self.automatic_optimization = False
+        self.strict_loading = False  # a checkpoint leaves out what was never trained
         self.policy = policy
         self.stages = list(stages)
         self.optimisation = optimisation
@@ -184,6 +184,12 @@ class Regime(pl.LightningModule):
         trained = list(self.policy.trained_state().values())
         return torch.optim.AdamW(trained, lr=o.lr, betas=o.betas, eps=o.eps, weight_decay=o.weight_decay, fused=True)
 
+    @property
+    def _optimizer(self) -> LightningOptimizer:
+        optimizer = self.optimizers()
+        assert isinstance(optimizer, LightningOptimizer)
+        return optimizer
+
     def transfer_batch_to_device(self, batch: list[Example], device: torch.device, _: int) -> list[Example]:
         """Leaves the frozen examples alone: the policy moves what it reads."""
         return batch
@@ -202,7 +208,7 @@ class Regime(pl.LightningModule):
                 for name, tensor in self._read_best(stage - 1).items():
                     self.policy.get_parameter(name).copy_(tensor)
         if stage:
-            self.optimizers().optimizer.state.clear()
+            self._optimizer.optimizer.state.clear()
         self.stages[stage].begin(self.policy)
         self._begun = stage
 
@@ -213,7 +219,7 @@ class Regime(pl.LightningModule):
         if stage != self._begun:
             self._begin(stage)
         torch.manual_seed(seed_of(self.seed, step, "dropout"))
-        optimizer = self.optimizers()
+        optimizer = self._optimizer
         optimizer.zero_grad()
         for group in optimizer.param_groups:
             group["lr"] = self.optimisation.rate(within)
@@ -283,8 +289,3 @@ class Regime(pl.LightningModule):
         self._begun, self.best = kept["stage"], kept["best"]
         for stage, state in zip(self.stages, kept["objectives"], strict=True):
             stage.load(state, self.policy)
-
-    @property
-    def strict_loading(self) -> bool:
-        """False: a checkpoint leaves out what was never trained."""
-        return False

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import torch
 from jaxtyping import Float
@@ -21,17 +21,17 @@ Reward = Callable[[Sequence[Answer], Sequence[Example]], Mapping[str, Float[Tens
 class GroupSettings:
     """What a GRPO study varies. The defaults are GRPO with an advantage per group, on-policy, beta 0.04.
 
-    `center` and `scale`: the peers that an answer is compared with (group, batch, none). `snapshot_every`: steps between
-    two looks of the old policy at the current one; null is on-policy. `sample_from`: which of these two draws the
-    answers. `anchor`: the reference is the policy at the start of this stage, or of the whole run. `dropout`: as the
-    released detectors were trained, active in the policy but not in the reference.
+    `center` and `scale`: the peers that an answer is compared with (group, batch, none). `snapshot_every`: steps
+    between two looks of the old policy at the current one; null is on-policy. `sample_from`: which of these two draws
+    the answers. `anchor`: the reference is the policy at the start of this stage, or of the whole run. `dropout`: as
+    the released detectors were trained, active in the policy but not in the reference.
     """
 
     group_size: int = 8
     beta: float = 0.04
     clip_low: float = 0.2
     clip_high: float = 0.2
-    center: str = "group"
+    center: str = "group"  # a Literal would be clearer, but OmegaConf has no node for one
     scale: str = "group"
     floor: float = 1e-4
     how: str = "sequence"
@@ -54,6 +54,8 @@ class GroupSettings:
                 raise ValueError(f"grpo.{name}={getattr(self, name)!r}: choose one of {', '.join(allowed)}")
         if self.sample_from == "old" and self.snapshot_every is None:
             raise ValueError("grpo.sample_from=old needs grpo.snapshot_every, the steps between two snapshots")
+        if self.floor <= 0:
+            raise ValueError("grpo.floor must be above 0: a group whose answers earn alike has no deviation")
         if self.group_size < 2 and self.scale == "group":
             raise ValueError("grpo.group_size must be at least 2 where answers are compared within their group")
 
@@ -91,9 +93,7 @@ class GroupRelative(Objective):
         if self._old and step % (self.settings.snapshot_every or 1) == 0:
             self._old.refresh()
 
-    def parts(
-        self, policy: Policy, examples: Sequence[Example], step: int, micro_batch: int | None
-    ) -> Iterator[Part]:
+    def parts(self, policy: Policy, examples: Sequence[Example], step: int, micro_batch: int | None) -> Iterator[Part]:
         """One rollout of the whole batch, then its loss, as many examples at a time as `micro_batch` says."""
         judged = self._judge(policy, examples, step, with_gradient=micro_batch is None)
         rows = judged.rollout.actions
@@ -117,12 +117,12 @@ class GroupRelative(Objective):
         terms = self._reward(rollout.answers, repeated)
         rewards = torch.stack([term.float() for term in terms.values()]).sum(0).view(len(examples), s.group_size)
         everywhere, mine = gathered(rewards)
-        advantages = grpo.advantages(everywhere, center=s.center, scale=s.scale, floor=s.floor)[mine]
+        advantages = grpo.advantages(
+            everywhere, center=cast(grpo.Scope, s.center), scale=cast(grpo.Scope, s.scale), floor=s.floor
+        )[mine]
         return Judged(rollout, terms, advantages, rewards)
 
-    def _part(
-        self, policy: Policy, examples: Sequence[Example], judged: Judged, span: slice, count: float
-    ) -> Part:
+    def _part(self, policy: Policy, examples: Sequence[Example], judged: Judged, span: slice, count: float) -> Part:
         s, rollout = self.settings, judged.rollout
         actions: Actions = rollout.actions.rows(span)
         width = actions.ids.shape[1]
@@ -133,7 +133,7 @@ class GroupRelative(Objective):
         advantage = judged.advantages.reshape(-1)[span].to(logps)
         loss = grpo.loss(
             logps, old, reference, advantage, actions.mask,
-            clip_low=s.clip_low, clip_high=s.clip_high, beta=s.beta, how=s.how, count=count,
+            clip_low=s.clip_low, clip_high=s.clip_high, beta=s.beta, how=cast(grpo.How, s.how), count=count,
         )  # fmt: skip
         with torch.no_grad():
             logs = self._score_logs(logps, drawn, old, reference, advantage, actions, len(rollout.actions))

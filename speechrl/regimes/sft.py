@@ -15,9 +15,7 @@ class Supervised(Objective):
     def __init__(self, *, how: grpo.How = "sequence") -> None:
         self._how = how
 
-    def parts(
-        self, policy: Policy, examples: Sequence[Example], step: int, micro_batch: int | None
-    ) -> Iterator[Part]:
+    def parts(self, policy: Policy, examples: Sequence[Example], step: int, micro_batch: int | None) -> Iterator[Part]:
         """As many examples at a time as `micro_batch` says."""
         actions = policy.encode([example.target for example in examples]).to(policy.device)
         count = total(float(actions.mask.sum()) if self._how == "token" else float(len(examples)))
