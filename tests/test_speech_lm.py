@@ -207,6 +207,20 @@ def test_only_what_should_be_trained_is() -> None:
         policy(freeze=["ears"])
 
 
+def test_a_model_needs_its_own_tokenizer_and_one_source(tmp_path: Path) -> None:
+    from tokenizers import Tokenizer, models
+    from transformers import PreTrainedTokenizerFast
+
+    other = PreTrainedTokenizerFast(tokenizer_object=Tokenizer(models.WordLevel({"a": 0})))
+    settings = {**tiny_models.config(), "audio_token_index": 5}
+    with pytest.raises(ValueError, match="lacks special tokens that Qwen2Audio needs"):
+        load(spec=Qwen2Audio(), config=settings, tokenizer=other)
+    with pytest.raises(ValueError, match="either weights"):
+        load(spec=Qwen2Audio(), weights=str(tmp_path), config=settings)
+    with pytest.raises(ValueError, match="needs a tokenizer"):
+        load(spec=Qwen2Audio(), config=settings)
+
+
 @pytest.mark.parametrize(
     "options, times", [({"lora": LORA}, 2), ({"freeze": ["encoder"]}, 5)], ids=["lora", "projector"]
 )

@@ -22,7 +22,7 @@ class GrowingLayer(CacheLayerMixin):
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
         """Empty buffers of the right shape."""
         self.dtype, self.device = key_states.dtype, key_states.device
-        self.keys, self.values = key_states[:, :, :0], value_states[:, :, :0]
+        self._keys, self._values = key_states[:, :, :0], value_states[:, :, :0]
         self._length, self.is_initialized = 0, True
 
     def update(self, key_states: Tensor, value_states: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
@@ -30,15 +30,15 @@ class GrowingLayer(CacheLayerMixin):
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
         start, end = self._length, self._length + key_states.shape[2]
-        if end > self.keys.shape[2]:
-            self.keys, self.values = (_enlarged(held, start, end) for held in (self.keys, self.values))
-        self.keys[:, :, start:end], self.values[:, :, start:end] = key_states, value_states
+        if end > self._keys.shape[2]:
+            self._keys, self._values = (_enlarged(held, start, end) for held in (self._keys, self._values))
+        self._keys[:, :, start:end], self._values[:, :, start:end] = key_states, value_states
         self._length = end
-        return self.keys[:, :, :end], self.values[:, :, :end]
+        return self._keys[:, :, :end], self._values[:, :, :end]
 
     def batch_select_indices(self, indices: Tensor) -> None:
         """Keeps some of the examples."""
-        self.keys, self.values = self.keys[indices], self.values[indices]
+        self._keys, self._values = self._keys[indices], self._values[indices]
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
         """How many keys a mask for so many queries covers, and from which on."""

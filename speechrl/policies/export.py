@@ -1,16 +1,17 @@
 """LoRA in, weights out: adapting a network, telling one base from another, and saving what others can load."""
 
 import hashlib
+import os
 from typing import Any, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 PROBES = 64
 """Entries of each tensor that tell one base from another."""
 
 
-def identity(network: nn.Module) -> str:
+def identity(network: Any) -> str:
     """A fingerprint of a network's weights, the same wherever they were loaded from.
 
     It reads a few entries of every tensor, rounded to bfloat16, so that it does not depend on the precision that the
@@ -25,9 +26,7 @@ def identity(network: nn.Module) -> str:
     return digest.hexdigest()
 
 
-def adapt(
-    network: nn.Module, targets: str, *, rank: int = 16, alpha: float = 32, dropout: float = 0.0, seed: int = 0
-) -> None:
+def adapt(network: Any, targets: str, *, rank: int = 16, alpha: int = 32, dropout: float = 0.0, seed: int = 0) -> None:
     """Puts LoRA layers into the linear layers that match; nothing else is trained from then on."""
     from peft import LoraConfig, inject_adapter_in_model
 
@@ -39,16 +38,16 @@ def adapt(
             tensor.data = tensor.data.float()
 
 
-def merged(network: nn.Module) -> dict[str, Tensor]:
+def merged(network: Any) -> dict[str, Tensor]:
     """The weights with LoRA added in, under the base's names; the network is left as it is."""
     from peft.tuners.lora import LoraLayer
 
     state = network.state_dict()
-    for name, layer in network.named_modules():
-        if isinstance(layer, LoraLayer):
-            weight = state[f"{name}.base_layer.weight"]
-            delta = layer.get_delta_weight("default").detach()
-            state[f"{name}.base_layer.weight"] = (weight.to(delta.dtype) + delta).to(weight.dtype)
+    layers: list[tuple[str, Any]] = [(n, m) for n, m in network.named_modules() if isinstance(m, LoraLayer)]
+    for name, layer in layers:
+        weight = state[f"{name}.base_layer.weight"]
+        delta = layer.get_delta_weight("default").detach()
+        state[f"{name}.base_layer.weight"] = (weight.to(delta.dtype) + delta).to(weight.dtype)
     return {name.replace(".base_layer.", "."): tensor for name, tensor in state.items() if ".lora_" not in name}
 
 
@@ -57,8 +56,6 @@ def save(network: Any, folder: str, form: Literal["whole", "adapter"]) -> None:
 
     Raises ValueError if there is no adapter to save.
     """
-    import os
-
     from peft import get_peft_model_state_dict
     from safetensors.torch import save_file
 

@@ -67,7 +67,7 @@ class Qwen2Audio(Spec):
         return tuple(tokenizer.convert_tokens_to_ids(["<|im_end|>", "<|endoftext|>"]))
 
     def hear(
-        self, network: nn.Module, extractor: Any, waveforms: Sequence[Float[Tensor, " _"]]
+        self, network: Any, extractor: Any, waveforms: Sequence[Float[Tensor, " _"]]
     ) -> tuple[Float[Tensor, "b f d"], Int64[Tensor, " b"]]:
         """As `Qwen2AudioModel` does, without computing the silence up to the window's end; longer clips are cut."""
         tower, projector = network.model.audio_tower, network.model.multi_modal_projector

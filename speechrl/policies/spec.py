@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from jaxtyping import Float, Int64
-from torch import Tensor, nn
+from torch import Tensor
 
 AUDIO = "<audio>"
 """The neutral mark in an example's prompt; where it is absent, the audio comes first."""
@@ -54,7 +54,7 @@ class Spec(ABC):
 
     @abstractmethod
     def hear(
-        self, network: nn.Module, extractor: Any, waveforms: Sequence[Float[Tensor, " _"]]
+        self, network: Any, extractor: Any, waveforms: Sequence[Float[Tensor, " _"]]
     ) -> tuple[Float[Tensor, "b f d"], Int64[Tensor, " b"]]:
         """Audio as embeddings of the language model, padded on the right, and how many of them each clip has."""
 

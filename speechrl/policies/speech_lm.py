@@ -31,7 +31,7 @@ class SpeechLM(Policy):
     """
 
     def __init__(
-        self, network: nn.Module, spec: Spec, tokenizer: Any, *, freeze: Sequence[str] = (), base_identity: str = ""
+        self, network: Any, spec: Spec, tokenizer: Any, *, freeze: Sequence[str] = (), base_identity: str = ""
     ) -> None:
         super().__init__()
         unknown = sorted(set(freeze) - set(spec.parts))
@@ -44,6 +44,8 @@ class SpeechLM(Policy):
         self.cut: set[str] = set()
         """Ids of the examples whose audio was longer than the model can hear."""
         self._eos, self._audio = spec.eos(tokenizer), spec.audio_token(tokenizer)
+        if None in (*self._eos, self._audio):
+            raise ValueError(f"the tokenizer lacks special tokens that {type(spec).__name__} needs; is it its own?")
         self._divisor, self._window = spec.logit_divisor(network.config), spec.window(network.config)
         for name in freeze:
             network.get_submodule(spec.parts[name]).requires_grad_(False)
@@ -245,22 +247,35 @@ def load(
     source = tokenizer if tokenizer is not None else weights or config
     if isinstance(source, str):
         source = transformers.AutoTokenizer.from_pretrained(source, revision=revision, trust_remote_code=False)
-    architecture, precision = getattr(transformers, spec.architecture), getattr(torch, dtype)
     if weights is not None:
-        network = architecture.from_pretrained(
-            weights, revision=revision, dtype=precision, attn_implementation="sdpa", use_safetensors=True
-        )
+        network = _loaded(spec, weights, revision, dtype)
     else:
-        settings = (
-            architecture.config_class.from_pretrained(config, revision=revision)
-            if isinstance(config, str)
-            else spec.configuration(config or {}, source)
-        )
-        torch.manual_seed(seed)
-        network = architecture._from_config(settings, dtype=precision, attn_implementation="sdpa")
+        network = _drawn(spec, config or {}, source, revision, dtype, seed)
     identity = export.identity(network)
     if lora is not None:
         export.adapt(network, spec.lora_targets, seed=seed, **lora)
     if gradient_checkpointing:
         network.gradient_checkpointing_enable({"use_reentrant": False})
     return SpeechLM(network, spec, source, freeze=freeze, base_identity=identity).eval()
+
+
+def _loaded(spec: Spec, weights: str, revision: str | None, dtype: str) -> Any:
+    import transformers
+
+    return getattr(transformers, spec.architecture).from_pretrained(
+        weights, revision=revision, dtype=getattr(torch, dtype), attn_implementation="sdpa", use_safetensors=True
+    )
+
+
+def _drawn(
+    spec: Spec, config: str | Mapping[str, Any], tokenizer: Any, revision: str | None, dtype: str, seed: int
+) -> Any:
+    import transformers
+
+    architecture = getattr(transformers, spec.architecture)
+    if isinstance(config, str):
+        settings = architecture.config_class.from_pretrained(config, revision=revision)
+    else:
+        settings = spec.configuration(config, tokenizer)
+    torch.manual_seed(seed)
+    return architecture._from_config(settings, dtype=getattr(torch, dtype), attn_implementation="sdpa")
