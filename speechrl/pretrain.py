@@ -30,8 +30,8 @@ def detector(
     layers: int,
     hidden_size: int,
     post_trained: bool,
-    phoneme_steps: int = 300,
-    post_steps: int = 300,
+    phoneme_steps: int = 200,
+    post_steps: int = 500,
     seed: int = 0,
 ) -> str:
     """A folder with a tiny wav2vec 2.0 detector: pre-trained on phonemes (CTC), then, if asked, post-trained on fakes.

@@ -145,6 +145,15 @@ def test_recordings_are_dealt_out_without_overlap(tmp_path: Path):
     assert all(heard.values()) and sum(map(len, heard.values())) == len(set.union(*heard.values()))
 
 
+def test_silent_recordings_are_left_out_aloud(tmp_path: Path):
+    folder = _tones(tmp_path / "recordings", 24, 3.0)
+    faint = 1e-4 * torch.randn(320_000, generator=generator("faint")).numpy()
+    soundfile.write(folder / "pause.wav", faint, SAMPLE_RATE)
+    with pytest.warns(UserWarning, match="1 silent .*pause.wav"):
+        segments = bonafide.gather(folder, tmp_path, {"a": (1000.0, (1.0, 2.0))}, seed=0)
+    assert all(cut.speaker != "." for cut in segments["a"])
+
+
 def test_few_recordings_make_fewer_trials_and_say_so(tmp_path: Path):
     segments = {role: [bonafide.Segment(0, 9, "x")] * 30 for role, d in corpus.DOMAINS.items() if d.attacks}
     with pytest.warns(UserWarning, match="valid 60 of 400, train 60 of 600"):

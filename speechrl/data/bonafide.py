@@ -14,7 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from speechrl.data.espeak import speak
-from speechrl.data.rooms import Range, at_level, pick, uniform
+from speechrl.data.rooms import Range, at_level, loudness, pick, uniform
 from speechrl.data.sentences import sentence
 from speechrl.types import SAMPLE_RATE, generator, seed_of
 
@@ -30,6 +30,8 @@ VARIANTS = (
 ENDINGS = (".wav", ".flac", ".ogg", ".mp3")
 FEWEST_FILES, FEWEST_SECONDS, LONGEST_SECONDS = 20, 60.0, 120.0
 """A folder of recordings needs this much; of one recording no more than the last is used."""
+SILENCE_DECIBELS = -60.0
+"""A recording whose level is lower, relative to full scale, holds no speech."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -114,17 +116,21 @@ def gather(folder: Path, into: Path, needs: Mapping[str, tuple[float, Range]], s
     """
     dealt = _deal(folder, {domain: seconds for domain, (seconds, _) in needs.items()}, seed)
     faults: list[str] = []
+    silent: list[str] = []
     segments = {}
     for domain, paths in dealt.items():
-        draws = generator("bonafide", seed, domain)
+        pieces = []
         with open(into / f"{domain}.pcm", "wb") as stream:
-            ordered = sorted(paths, key=lambda path: (path.parent, path.name))
-            pieces = [(str(path.parent.relative_to(folder)), _read(path, faults)) for path in ordered]
-            for _, piece in pieces:
+            for path in sorted(paths, key=lambda path: (path.parent, path.name)):
+                piece = _read(path, faults)
                 stream.write((piece * 32767).to(torch.int16).numpy().tobytes())
-        segments[domain] = _segments([(speaker, len(piece)) for speaker, piece in pieces], needs[domain][1], draws)
+                pieces.append((str(path.parent.relative_to(folder)), len(piece)))
+                silent += [] if len(piece) else [str(path)]
+        segments[domain] = _segments(pieces, needs[domain][1], generator("bonafide", seed, domain))
     if faults:
         raise ValueError(f"bonafide_dir={folder}: {len(faults)} recordings cannot be used: {'; '.join(faults)}")
+    if silent:
+        warnings.warn(f"bonafide_dir: {len(silent)} silent recordings are left out: {', '.join(silent)}", stacklevel=4)
     return segments
 
 
@@ -174,11 +180,9 @@ def _read(path: Path, faults: list[str]) -> Wave:
     if not bool(wave.isfinite().all()):
         faults.append(f"{path} (samples that are no numbers)")
         return torch.zeros(0)
-    trimmed = trim(wave)
-    if not len(trimmed):
-        warnings.warn(f"bonafide_dir: {path} is silent and is left out", stacklevel=2)
-        return trimmed
-    return at_level(trimmed)
+    if not len(wave) or float(loudness(wave)) < 10 ** (SILENCE_DECIBELS / 20):
+        return torch.zeros(0)
+    return at_level(trim(wave))
 
 
 def _segments(pieces: list[tuple[str, int]], seconds: Range, draws: torch.Generator) -> list[Segment]:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 from torch import Tensor
 
@@ -14,6 +14,7 @@ from speechrl.data.pipeline import Clips, Crop
 from speechrl.types import Example, seed_of
 
 
+@runtime_checkable
 class Asking(Protocol):
     """What a split needs of a task."""
 

@@ -128,6 +128,8 @@ def without_dropout(module: nn.Module) -> None:
     for part in module.modules():
         if isinstance(part, nn.Dropout):
             part.p = 0.0
-        for name in ("dropout", "attention_dropout", "activation_dropout", "layerdrop"):
-            if isinstance(getattr(part, name, None), float):
-                setattr(part, name, 0.0)
+        # transformers keeps some of them as plain numbers: on the module, or (layerdrop) on its configuration
+        for holder in (part, getattr(part, "config", None)):
+            for name in ("dropout", "attention_dropout", "activation_dropout", "layerdrop"):
+                if isinstance(getattr(holder, name, None), float):
+                    setattr(holder, name, 0.0)

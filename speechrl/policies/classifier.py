@@ -171,7 +171,7 @@ def _encoder(weights: str | None, config: dict[str, Any]) -> nn.Module:
     settings.apply_spec_augment, settings.mask_time_prob = False, 0.0
     if weights is None:
         return AutoModel.from_config(settings)
-    return AutoModel.from_pretrained(weights, config=settings, use_safetensors=True, dtype=torch.float32)
+    return AutoModel.from_pretrained(weights, config=settings, weights_only=True, dtype=torch.float32)
 
 
 def _changed(settings: Any, changes: dict[str, Any]) -> Any:

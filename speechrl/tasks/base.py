@@ -1,7 +1,7 @@
 """What a task is: how an item becomes an example, and how outcomes become numbers."""
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from torch import Tensor
 
@@ -9,6 +9,7 @@ from speechrl.data.manifest import Item
 from speechrl.types import Example, Outcome
 
 
+@runtime_checkable
 class Task(Protocol):
     """Says what is asked and how answers are judged; it never sees a policy."""
 

@@ -1,0 +1,328 @@
+"""The doctor: green on sound policies of both kinds, and red, by the right check, on each way to break one."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from types import MethodType
+from typing import Any
+
+import pytest
+import test_classifier
+import test_speech_lm
+import tiny_models
+import torch
+from rich.console import Console
+from test_broken_policies import answers_see_each_other, cold_scores, deaf, wrong_audio, wrong_rows
+
+from speechrl import checkup, checkup_step, checkup_text, doctor
+from speechrl.checkup import Check, Patient
+from speechrl.config import composed
+from speechrl.policies.base import Frozen, Policy, without_dropout
+from speechrl.policies.speech_lm import SpeechLM
+from speechrl.regimes.base import Objective, Optimisation
+from speechrl.regimes.grpo import GroupRelative, GroupSettings
+from speechrl.regimes.sft import Supervised
+from speechrl.types import Actions, Answer, Decoding, Example
+from tests import miniature
+
+LORA = {"rank": 4, "alpha": 8}
+SETTINGS = GroupSettings(group_size=4, decoding=Decoding(temperature=0.9, top_k=50, max_tokens=10))
+
+
+def length(answers: Sequence[Answer], examples: Sequence[Example]) -> dict[str, torch.Tensor]:
+    """A reward that any model earns something of."""
+    return {"length": torch.tensor([float(seed + len(answer.text)) for seed, answer in enumerate(answers)])}
+
+
+def patient(policy: Policy, probes: Sequence[Example], **changes: Any) -> Patient:
+    """As a GRPO run would be admitted."""
+    without_dropout(policy)
+    stages: list[Objective] = [Supervised(), GroupRelative(checkup_step.varied, SETTINGS)]
+    for stage in stages:
+        stage.begin(policy)
+    known = {"decoding": SETTINGS.decoding, "stages": stages, "settings": SETTINGS, "reward": length}
+    optimisation = Optimisation(batch_size=6, micro_batch=2)
+    return Patient(policy=policy.train(), probes=probes, **{"optimisation": optimisation, **known, **changes})
+
+
+def speaking(**options: Any) -> Patient:
+    return patient(test_speech_lm.policy(**options), tiny_models.examples())
+
+
+def detecting() -> Patient:
+    return patient(test_classifier.policy(), test_classifier.examples())
+
+
+@pytest.mark.parametrize("make", [speaking, lambda: speaking(lora=LORA), detecting], ids=["full", "lora", "detector"])
+def test_a_sound_policy_is_found_sound(make: Callable[[], Patient]) -> None:
+    found = dict(doctor.examine(make()))
+    assert len(found) == len(doctor.CHECKS)
+    assert not [(name, finding.sentence) for name, finding in found.items() if finding.passed is False]
+    skipped = sum(finding.passed is None for finding in found.values())
+    assert skipped == (3 if make is detecting else 0)
+    for finding in found.values():
+        assert finding.sentence[0].isupper() and finding.sentence.endswith(".") and "\n" not in finding.sentence
+
+
+def hidden_dropout(policy: SpeechLM) -> None:
+    """A dropout that no module knows of, on in training mode."""
+    logits = policy._logits
+    policy._logits = lambda hidden: logits(torch.nn.functional.dropout(hidden, 0.2, policy.training))
+
+
+def stale_copy(policy: SpeechLM) -> None:
+    """The frozen copy is another model."""
+
+    def shifted() -> Frozen:
+        copy = Frozen(policy)
+        for tensor in copy.state.values():
+            tensor.mul_(1.05)
+        return copy
+
+    policy.frozen = shifted
+
+
+def batch_dependent(policy: SpeechLM) -> None:
+    """Hearing is normalised over the whole batch."""
+    hear = policy.spec.hear
+
+    def normalised(*inputs: Any) -> Any:
+        features, counts = hear(*inputs)
+        return features - features.mean(0, keepdim=True), counts
+
+    policy.spec.hear = normalised
+
+
+def endless(policy: SpeechLM) -> None:
+    """Targets are encoded without their end."""
+    encode = policy.encode
+
+    def cut(self: SpeechLM, texts: Sequence[str]) -> Actions:
+        rows = encode(texts)
+        return Actions(rows.ids, rows.mask & rows.mask.roll(-1, 1).index_fill(1, torch.tensor([-1]), False))
+
+    policy.encode = MethodType(cut, policy)
+
+
+def unknown_end(policy: SpeechLM) -> None:
+    """The tokenizer has no such token."""
+    policy.spec.eos = lambda tokenizer: (tokenizer.convert_tokens_to_ids("<|no such token|>"),)
+
+
+def always_ended(policy: SpeechLM) -> None:
+    """Cut answers are said to have ended."""
+    decode = policy.decode
+    policy.decode = lambda actions: tuple(replace(answer, ended=True) for answer in decode(actions))
+
+
+def closed_turn(policy: SpeechLM) -> None:
+    """The prompt stops at the end of the user's turn."""
+    ids, end = policy.spec.prompt_ids, policy.spec.eos(policy.tokenizer)[0]
+    policy.spec.prompt_ids = lambda *asked: (found := ids(*asked))[: len(found) - found[::-1].index(end)]
+
+
+def other_role(policy: SpeechLM) -> None:
+    """The model was taught another name for itself."""
+    policy.tokenizer.chat_template = (
+        "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
+        "{% if add_generation_prompt %}<|im_start|>model\n{% endif %}"
+    )
+
+
+def one_token_less(policy: SpeechLM) -> None:
+    """The prompt has a placeholder too few."""
+    ids = policy.spec.prompt_ids
+    policy.spec.prompt_ids = lambda tokenizer, prompt, count: ids(tokenizer, prompt, count - 1)
+
+
+def always_the_window(policy: SpeechLM) -> None:
+    """Every clip has as many features as the longest of its batch."""
+    hear = policy.spec.hear
+
+    def padded(*inputs: Any) -> Any:
+        features, counts = hear(*inputs)
+        return features, torch.full_like(counts, features.shape[1])
+
+    policy.spec.hear = padded
+
+
+def off_in_sampling(policy: SpeechLM) -> None:
+    """Adapters are off while answers are drawn, as when a reference switches them off and forgets them."""
+    sample = policy.sample
+
+    def without(*asked: Any) -> Any:
+        switch(policy, False)
+        rollout = sample(*asked)
+        switch(policy, True)
+        return rollout
+
+    policy.sample = without
+
+
+def switch(policy: SpeechLM, on: bool) -> None:
+    for layer in checkup._adapters(policy).values():
+        layer._disable_adapters = not on
+
+
+def thawed(policy: SpeechLM) -> None:
+    """Freezing a copy stops the training of what it copied."""
+    frozen = policy.frozen
+
+    def stopping() -> Frozen:
+        copy = frozen()
+        next(iter(policy.trained_state().values())).requires_grad_(False)
+        return copy
+
+    policy.frozen = stopping
+
+
+BREAKS: list[tuple[Callable[[SpeechLM], None], Check]] = [
+    (cold_scores, checkup.sampled_answers_are_rescored_alike),
+    (wrong_rows, checkup.sampled_answers_are_rescored_alike),
+    (hidden_dropout, checkup.the_ratio_is_one_at_the_start),
+    (stale_copy, checkup.the_ratio_is_one_at_the_start),
+    (wrong_audio, checkup.rows_score_alone_as_in_a_batch),
+    (batch_dependent, checkup.rows_score_alone_as_in_a_batch),
+    (answers_see_each_other, checkup.rows_score_alone_as_in_a_batch),
+    (batch_dependent, checkup_step.micro_batches_change_nothing),
+    (deaf, checkup.audio_reaches_the_answer),
+    (off_in_sampling, checkup.adapters_are_on_in_sampling_and_scoring),
+    (thawed, checkup.adapters_are_on_in_sampling_and_scoring),
+    (endless, checkup_text.answers_end_with_an_end),
+    (unknown_end, checkup_text.answers_end_with_an_end),
+    (always_ended, checkup_text.answers_end_with_an_end),
+    (closed_turn, checkup_text.prompts_end_where_answers_begin),
+    (other_role, checkup_text.prompts_end_where_answers_begin),
+    (one_token_less, checkup_text.every_audio_token_has_a_feature),
+    (always_the_window, checkup_text.every_audio_token_has_a_feature),
+]
+
+
+@pytest.mark.parametrize(
+    "damage, check", BREAKS, ids=[f"{damage.__name__}-{check.__name__}" for damage, check in BREAKS]
+)
+@pytest.mark.parametrize("lora", [None, LORA], ids=["full", "lora"])
+def test_a_broken_policy_is_noticed(damage: Callable, check: Check, lora: dict | None) -> None:
+    if damage is off_in_sampling and lora is None:
+        return
+    subject = speaking(lora=lora)
+    damage(subject.policy)  # type: ignore[arg-type]
+    [(_, finding)] = doctor.examine(subject, [check])
+    assert finding.passed is False and "It stopped with" not in finding.sentence, finding.sentence
+
+
+class Scaled(Supervised):
+    """Each micro-batch's loss is its own mean."""
+
+    def parts(self, policy: Policy, examples: Sequence[Example], step: int, micro_batch: int | None) -> Any:
+        for part in super().parts(policy, examples, step, micro_batch):
+            yield replace(part, loss=part.loss * len(examples) / (micro_batch or len(examples)))
+
+
+@pytest.mark.parametrize("make", [speaking, detecting])
+def test_a_broken_step_is_noticed(make: Callable[[], Patient]) -> None:
+    sick, check = replace(make(), stages=[Scaled()]), checkup_step.micro_batches_change_nothing
+    assert check(sick).passed is False
+    assert all(tensor.grad is None for tensor in sick.policy.parameters()), "gradients are left behind"
+    untrained = make()
+    untrained.policy.zero_grad()
+    with torch.no_grad():
+        for tensor in untrained.policy.parameters():
+            tensor.zero_()
+    assert check(replace(untrained, stages=[untrained.stages[1]])).passed is False
+
+
+@pytest.mark.parametrize(
+    "values, said",
+    [
+        (lambda n: torch.ones(n), "nothing to learn"),
+        (lambda n: torch.arange(n) // SETTINGS.group_size, "nothing to learn"),
+        (lambda n: torch.tensor([0.0] * (n - 1) + [float("nan")]), "is nan for clip-2"),
+        (lambda n: torch.tensor([float("inf")] + [0.0] * (n - 1)), "is inf for clip-0"),
+        (lambda n: torch.arange(n - 1), "shape"),
+    ],
+)
+def test_a_useless_reward_is_noticed(values: Callable[[int], torch.Tensor], said: str) -> None:
+    sick = replace(
+        detecting(), reward=lambda answers, _: {"fair": torch.zeros(len(answers)), "it": values(len(answers))}
+    )
+    finding = checkup_step.rewards_tell_answers_apart(sick)
+    assert finding.passed is False and said in finding.sentence, finding.sentence
+    whole = replace(sick, settings=replace(SETTINGS, center="batch"))
+    assert checkup_step.rewards_tell_answers_apart(whole).passed is (values(4).tolist() == [0, 0, 0, 0])
+
+
+def test_what_raises_has_failed_with_its_own_words() -> None:
+    def raising(answers: Any, examples: Any) -> Any:
+        raise ValueError("item 'a' has\nno choices")
+
+    [(name, finding)] = doctor.examine(replace(detecting(), reward=raising), [checkup_step.rewards_tell_answers_apart])
+    assert name == "rewards tell answers apart"
+    assert finding == checkup.Finding(False, "It stopped with ValueError: item 'a' has no choices")
+
+
+def test_the_estimate_grows_with_the_batch_and_knows_its_limit() -> None:
+    well = speaking()
+    small, large = (checkup_step._peaks(replace(well, probes=well.probes[:count]), None) for count in (1, 3))
+    assert large[0] > 1.5 * small[0] and large[1] > 1.5 * small[1]
+    assert checkup_step._peaks(well, 1)[1] < large[1], "parts of a step take less than all of it"
+    trained = sum(tensor.nbytes for tensor in well.policy.parameters())
+    assert checkup_step._standing(well) == pytest.approx((1 + 3 + 1) * trained, rel=0.01)  # and the reference
+    huge = replace(well, optimisation=Optimisation(batch_size=10**8))
+    finding = checkup_step.a_step_fits_the_machine(huge)
+    assert finding.passed is False and "lower optimisation.micro_batch" in finding.sentence
+    assert "estimate" in checkup_step.a_step_fits_the_machine(well).sentence
+
+
+def test_held_counts_what_lives_at_once() -> None:
+    with checkup_step.Held(torch.nn.Linear(1, 1)) as held:
+        for _ in range(5):
+            block = torch.zeros(1000)
+            view = block.view(10, 100).t()
+            del block, view
+        kept = [torch.zeros(500), torch.zeros(500)]
+    assert held.peak == 4000 and len(kept) == 2
+
+
+@pytest.mark.parametrize("regime", ["grpo", "sft", "hybrid", "none"])
+def test_a_run_is_examined_from_its_configuration(regime: str, tmp_path: Path) -> None:
+    corpus = miniature.corpus(tmp_path / "corpus")
+    config = composed(miniature.overrides(corpus, tmp_path / "runs", regime), [miniature.CONF])
+    console = Console(record=True, width=400)
+    assert doctor.diagnose(config, console)
+    said = console.export_text()
+    skipped = {"grpo": 3, "hybrid": 3, "sft": 4, "none": 6}[regime]
+    assert f"{len(doctor.CHECKS) - skipped} passed, 0 failed, {skipped} skipped" in said
+    assert not (tmp_path / "runs").exists(), "an examination leaves nothing behind"
+
+
+def test_the_exit_status_and_what_cannot_be_examined(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    corpus = miniature.corpus(tmp_path / "corpus", train=1)
+    overrides = miniature.overrides(corpus, tmp_path, "grpo", f"hydra.searchpath=[file://{miniature.CONF}]")
+    for healthy in (True, False):
+        monkeypatch.setattr(doctor, "diagnose", lambda *_, healthy=healthy: healthy)
+        monkeypatch.setattr("sys.argv", ["doctor", *overrides])
+        with pytest.raises(SystemExit) as ended:
+            doctor.main()
+        assert ended.value.code == int(not healthy)
+    monkeypatch.undo()
+    monkeypatch.setattr("sys.argv", ["doctor", *overrides])
+    with pytest.raises(SystemExit) as ended:
+        doctor.main()
+    assert ended.value.code == 1 and "the training split has 1 items" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_the_true_qwen2_audio_but_for_its_depth() -> None:
+    """Qwen2-Audio-7B's own widths, heads, vocabulary and window; one encoder layer, one decoder layer; 6 GB."""
+    audio = {"encoder_layers": 1}
+    text = {"num_hidden_layers": 1, "vocab_size": 156032, "rms_norm_eps": 1e-5}
+    settings = {"audio_config": audio, "text_config": text}
+    policy = tiny_models.qwen2_audio(config=settings, lora={"rank": 16, "alpha": 32}, freeze=["encoder", "projector"])
+    config = policy.network.config
+    assert (config.audio_config.d_model, config.audio_config.num_mel_bins) == (1280, 128)
+    assert (config.text_config.hidden_size, config.text_config.intermediate_size) == (4096, 11008)
+    found = dict(doctor.examine(patient(policy, tiny_models.examples())))
+    assert not [(name, finding.sentence) for name, finding in found.items() if not finding.passed]
