@@ -55,16 +55,16 @@ class Qwen2Audio(Spec):
             raise ValueError(f"the prompt must hold one {AUDIO} mark at most, and no {PLACEHOLDER}: {prompt!r}")
         before, after = MARK.split(prompt) if AUDIO in prompt else ("", prompt)
         ids = tokenizer.encode(TURN.format(content=before + HEARD + after), add_special_tokens=False)
-        at = ids.index(self.audio_token(tokenizer))
+        at = ids.index(tokenizer.convert_tokens_to_ids(PLACEHOLDER))  # not `audio_token`: this runs for every example
         return ids[:at] + ids[at : at + 1] * audio_tokens + ids[at + 1 :]
 
     def audio_token(self, tokenizer: Any) -> int:
         """The id of `<|AUDIO|>`."""
-        return tokenizer.convert_tokens_to_ids(PLACEHOLDER)
+        return _id(tokenizer, PLACEHOLDER)
 
     def eos(self, tokenizer: Any) -> tuple[int, ...]:
         """The end of the turn, and the end of the text, which a base model writes instead."""
-        return tuple(tokenizer.convert_tokens_to_ids(["<|im_end|>", "<|endoftext|>"]))
+        return _id(tokenizer, "<|im_end|>"), _id(tokenizer, "<|endoftext|>")
 
     def hear(
         self, network: Any, extractor: Any, waveforms: Sequence[Float[Tensor, " _"]]
@@ -83,6 +83,12 @@ class Qwen2Audio(Spec):
             hidden = layer(hidden, mask)
         hidden = tower.layer_norm(tower.avg_pooler(hidden.transpose(1, 2)).transpose(1, 2))
         return projector(hidden), (lengths - 2) // 2 + 1
+
+
+def _id(tokenizer: Any, token: str) -> int:
+    if token not in tokenizer.get_vocab():
+        raise ValueError(f"the tokenizer lacks {token}, which Qwen2Audio needs; give the model's own")
+    return tokenizer.convert_tokens_to_ids(token)
 
 
 def _mels(
