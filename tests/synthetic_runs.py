@@ -49,6 +49,7 @@ def write(
         scores, real = [one.score for one in part], [one.target == "real" for one in part]
         found[f"{split}/eer"] = 100 * metrics.eer(scores, real)
         found[f"{split}/auc"] = metrics.auc(scores, real)
+        found[f"{split}/accuracy"] = 100 * metrics.accuracy(scores, real)
         found[f"{split}/drift"] = 0.1 + 0.05 * len(split) / 10 + (0.1 * (split in OOD) if row == "sft" else 0.0)
         outcomes += part
     for name, parts in (("target", TARGETS), ("ood", OOD)):

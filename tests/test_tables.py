@@ -44,7 +44,7 @@ def test_a_cell_holds_the_metric_of_each_seed_and_its_deviation(results, folders
 
 
 def test_draws_vary_about_the_recorded_value(results):
-    for metric in ("ood_dv/eer", "target/eer", "ood_dv/auc"):
+    for metric in ("ood_dv/eer", "target/eer", "ood_dv/auc", "ood_dv/accuracy"):
         column = results.column(metric)
         draws = results._draws("sft", [0], column)[0]
         assert draws.mean() == pytest.approx(results.values("sft", column)[0], rel=0.15)
