@@ -204,7 +204,8 @@ def _adapters(policy: Policy) -> dict[str, nn.Module]:
         return {}  # peft takes seconds to import
     from peft.tuners.lora import LoraLayer
 
-    return {name: module for name, module in policy.named_modules() if isinstance(module, LoraLayer)}
+    names = [name for name, module in policy.named_modules() if isinstance(module, LoraLayer)]
+    return {name: policy.get_submodule(name) for name in names}
 
 
 @contextmanager

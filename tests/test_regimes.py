@@ -175,3 +175,12 @@ def test_schedules() -> None:
     assert set(DECAYS) == {"none", "linear", "cosine", "exponential"}
     with pytest.raises(ValueError, match="optimisation.decay='cosin'"):
         Optimisation(decay="cosin")
+
+
+def test_a_checkpoint_of_another_base_is_refused(tmp_path: Path) -> None:
+    first, other = Toy(), Toy(seed=5)
+    first.base_identity, other.base_identity = "aaaa", "bbbb"
+    trainer, _ = fit(make("sft", first), steps=3)
+    trainer.save_checkpoint(tmp_path / "last.ckpt")
+    with pytest.raises(ValueError, match="trained from another base model"):
+        fit(make("sft", other), ckpt=tmp_path / "last.ckpt")

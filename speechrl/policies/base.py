@@ -18,6 +18,9 @@ class Policy(nn.Module, ABC):
     scored. It hears each example once, however many rows are asked of it. Rewards and tasks are unknown to it.
     """
 
+    base_identity: str = ""
+    """A fingerprint of the weights that training starts from: a checkpoint fits no other base."""
+
     @abstractmethod
     def encode(self, texts: Sequence[str]) -> Actions:
         """Answers as actions: a label's index, or the tokens of the text and an end-of-text.

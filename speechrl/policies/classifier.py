@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from speechrl.policies.base import Policy, without_dropout
+from speechrl.policies.export import identity
 from speechrl.types import Actions, Answer, Decoding, Example, Rollout
 
 LABELS = ("fake", "real")
@@ -158,6 +159,7 @@ def load(
         _load_head(policy, path / "head.safetensors")
     if not dropout:
         without_dropout(policy)
+    policy.base_identity = identity(policy)
     return policy
 
 

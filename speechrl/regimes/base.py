@@ -278,6 +278,7 @@ class Regime(pl.LightningModule):
         """Only what was trained, and what the stages remember."""
         checkpoint["state_dict"] = {f"policy.{k}": v for k, v in self.policy.trained_state().items()}
         checkpoint["regime"] = {
+            "base": self.policy.base_identity,
             "stage": self._begun,
             "best": self.best,
             "objectives": [stage.state() for stage in self.stages],
@@ -286,6 +287,11 @@ class Regime(pl.LightningModule):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Takes up the stage, the best score and the objectives where they were left."""
         kept = checkpoint["regime"]
+        if kept["base"] != self.policy.base_identity:
+            raise ValueError(
+                f"the checkpoint was trained from another base model ({kept['base']}, not {self.policy.base_identity}); "
+                "remove the run's folder, or bring that base back"
+            )
         self._begun, self.best = kept["stage"], kept["best"]
         for stage, state in zip(self.stages, kept["objectives"], strict=True):
             stage.load(state, self.policy)
