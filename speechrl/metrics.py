@@ -1,8 +1,8 @@
 """What answers are worth: error rates of scores, accuracies and word errors of texts, distances of embeddings.
 
-A score is the probability of *real*; an item is called real when its score lies above the threshold. Rates are fractions
-from 0 to 1. Every function that a bootstrap needs has a `resampled_` form, which takes how often each item counts in each
-of R resamples, as integers [R, n], and gives R values; the plain form counts every item once.
+A score is the probability of *real*; an item is called real when its score lies above the threshold. Rates are
+fractions from 0 to 1. Every function that a bootstrap needs has a `resampled_` form, which takes how often each item
+counts in each of R resamples, as integers [R, n], and gives R values; the plain form counts every item once.
 """
 
 import re
@@ -64,7 +64,7 @@ def _sums(values: np.ndarray) -> Int[np.ndarray, "r p"]:
 def roc(
     scores: ArrayLike, is_real: ArrayLike, merge_ties: bool = True
 ) -> tuple[Float[np.ndarray, " p"], Float[np.ndarray, " p"], Float[np.ndarray, " p"]]:
-    """Thresholds ascending from -inf, and at each the false rejection rate (real called fake) and false acceptance rate.
+    """Thresholds ascending from -inf, and at each the false rejection (real called fake) and false acceptance rates.
 
     Equal scores share one threshold; `merge_ties=False` gives each item its own, real before fake within a tie, as the
     code of 2603.02914 does. Raises ValueError naming the missing class.
@@ -186,7 +186,7 @@ def _words(text: str) -> set[str]:
 def word_errors(
     references: Sequence[str], hypotheses: Sequence[str]
 ) -> tuple[Int[np.ndarray, " n"], Int[np.ndarray, " n"]]:
-    """Of each item: substituted, deleted and inserted words, and words of the reference. Texts are taken as they are."""
+    """Of each item: substituted, deleted and inserted words, and words of the reference. Texts are taken as is."""
     import jiwer
 
     if len(references) != len(hypotheses):
