@@ -38,7 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"speechrl.rescore: {error}", file=sys.stderr)
         return 1
     Console().print(summary.table())
-    print(f"Wrote {target}")
+    print(summary.sentence(), f"Wrote {target}.")
     return 0
 
 
@@ -62,11 +62,15 @@ class Summary:
         """The mean over answers of each term, `before` or `after`."""
         return {name: value / self.answers for name, value in self._sums[when].items()}
 
+    def sentence(self) -> str:
+        """How many groups have none of their former best answers among their best now."""
+        share = f"{self.moved} of {self.groups} groups ({self.moved / self.groups:.1%})"
+        return f"Means over {self.answers} answers; {share} have another best answer."
+
     def table(self) -> Table:
-        """For the screen."""
+        """The means, for the screen."""
         before, after = self.means("before"), self.means("after")
-        moved = f"{self.moved} of {self.groups} groups ({self.moved / self.groups:.1%}) have another best answer"
-        table = Table("term", "before", "after", caption=f"means over {self.answers} answers; {moved}")
+        table = Table("term", "before", "after")
         for name in dict.fromkeys([*before, *after]):
             table.add_row(name, *(f"{part[name]:.4f}" if name in part else "" for part in (before, after)))
         return table

@@ -79,7 +79,7 @@ def test_clips_last_up_to_three_seconds_and_do_not_clip(task):
 HEARD = {"events": ["bell", "siren", "bell", "knock"], "moves": {"siren": "falling"}, "background": "wind"}
 PLAYED = {"first": "flute", "last": "organ", "move": "wavy", "notes": 5, "pace": "slow", "register": "low"} | {"drum": True}
 SPOKEN = {
-    **{"sex": "woman", "pace": "fast", "tone": "question", "language": "English", "name": "Anna", "action": "buys"},
+    **{"sex": "woman", "pace": "fast", "language": "English", "name": "Anna", "action": "buys"},
     **{"number": "two", "colour": "red", "thing": "boats"},
 }
 RIGHT = {
@@ -88,7 +88,6 @@ RIGHT = {
     **{"music.pace": "slow", "music.register": "low", "music.drum": "yes"},
     **{"speech.thing": "boats", "speech.colour": "red", "speech.sex": "woman", "speech.number": "two"},
     **{"speech.pace": "fast", "speech.language": "English"},
-    "speech.tone": "question",
 }
 
 
@@ -115,8 +114,8 @@ def test_answers_that_depend_on_what_is_asked():
 def test_scenes_that_have_no_such_question():
     one = asked({"events": ["bell", "bell"], "moves": {}, "background": "wind"}, "sound")
     assert "sound.pitch" not in one
-    assert set(asked({"sex": "man", "pace": "slow", "tone": "statement", "language": "German"}, "speech")) == {
-        *("speech.sex", "speech.pace", "speech.tone", "speech.language")
+    assert set(asked({"sex": "man", "pace": "slow", "language": "German"}, "speech")) == {
+        *("speech.sex", "speech.pace", "speech.language")
     }
 
 

@@ -1,4 +1,4 @@
-"""Multiple-choice questions about a scene of the embedded audio-question corpus: 19 kinds, each in two wordings."""
+"""Multiple-choice questions about a scene of the embedded audio-question corpus: 18 kinds, each in two wordings."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -192,12 +192,6 @@ KINDS: dict[str, Kind] = {
         "Language",
         ("What language is in the video?", "Which language is spoken?"),
         _fact("language", scenes.LANGUAGES),
-    ),
-    "speech.tone": Kind(
-        _THOUGHT,
-        "Sentence Tone",
-        ("What kind of sentence is in the video?", "Is it a statement or a question?"),
-        _fact("tone", scenes.TONES),
     ),
 }
 

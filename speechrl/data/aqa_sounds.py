@@ -15,7 +15,7 @@ TONAL = ("buzz", "siren", "whistle")
 """Events with a pitch that can move."""
 STRUCK = ("bell", "knock", "rattle", "hiss")
 EVENTS = (*TONAL, *STRUCK)
-INSTRUMENTS = ("flute", "organ", "violin", "piano", "guitar", "trumpet")
+INSTRUMENTS = ("flute", "organ", "violin", "guitar", "trumpet")
 BACKGROUNDS = ("wind", "rain", "hum", "silence")
 
 _PITCH = {"buzz": (90, 150), "siren": (400, 600), "whistle": (1600, 2400)}  # Hz, of the start
@@ -25,7 +25,6 @@ _TIMBRE = {  # amplitude of each partial, decay per second, attack in seconds, v
     "flute": ((1.0, 0.25, 0.08), 0.0, 0.05, 0.004),
     "organ": ((1.0, 0.8, 0.0, 0.7, 0.0, 0.0, 0.0, 0.6), 0.0, 0.01, 0.0),
     "violin": (tuple(1 / k for k in range(1, 13)), 0.0, 0.08, 0.012),
-    "piano": ((1.0, 0.5, 0.3, 0.15, 0.1), 5.0, 0.004, 0.0),
     "guitar": (tuple(k**-0.7 for k in range(1, 10)), 9.0, 0.002, 0.0),
     "trumpet": ((0.5, 0.9, 1.0, 0.9, 0.7, 0.5, 0.3), 0.0, 0.03, 0.004),
 }
