@@ -6,10 +6,10 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from types import MethodType
 from typing import Any
 
 import pytest
+import sick_policies as sick
 import test_classifier
 import test_speech_lm
 import tiny_models
@@ -18,12 +18,12 @@ from test_broken_policies import answers_see_each_other, cold_scores, deaf, wron
 
 from speechrl import checkup, checkup_step, checkup_text, doctor
 from speechrl.checkup import Check, Patient
-from speechrl.policies.base import Frozen, Policy, without_dropout
+from speechrl.policies.base import Policy, without_dropout
 from speechrl.policies.speech_lm import SpeechLM
 from speechrl.regimes.base import Objective, Optimisation
 from speechrl.regimes.grpo import GroupRelative, GroupSettings
 from speechrl.regimes.sft import Supervised
-from speechrl.types import Actions, Answer, Decoding, Example
+from speechrl.types import Answer, Decoding, Example
 from tests import miniature
 
 LORA = {"rank": 4, "alpha": 8}
@@ -32,7 +32,7 @@ SETTINGS = GroupSettings(group_size=4, decoding=Decoding(temperature=0.9, top_k=
 
 def length(answers: Sequence[Answer], examples: Sequence[Example]) -> dict[str, torch.Tensor]:
     """A reward that any model earns something of."""
-    return {"length": torch.tensor([float(seed + len(answer.text)) for seed, answer in enumerate(answers)])}
+    return {"length": torch.tensor([float(row + len(answer.text)) for row, answer in enumerate(answers)])}
 
 
 def patient(policy: Policy, probes: Sequence[Example], **changes: Any) -> Patient:
@@ -65,143 +65,29 @@ def test_a_sound_policy_is_found_sound(make: Callable[[], Patient]) -> None:
         assert finding.sentence[0].isupper() and finding.sentence.endswith(".") and "\n" not in finding.sentence
 
 
-def hidden_dropout(policy: SpeechLM) -> None:
-    """A dropout that no module knows of, on in training mode."""
-    logits = policy._logits
-    policy._logits = lambda hidden: logits(torch.nn.functional.dropout(hidden, 0.2, policy.training))
-
-
-def stale_copy(policy: SpeechLM) -> None:
-    """The frozen copy is another model."""
-
-    def shifted() -> Frozen:
-        copy = Frozen(policy)
-        for tensor in copy.state.values():
-            tensor.mul_(1.05)
-        return copy
-
-    policy.frozen = shifted
-
-
-def batch_dependent(policy: SpeechLM) -> None:
-    """Hearing is normalised over the whole batch."""
-    hear = policy.spec.hear
-
-    def normalised(*inputs: Any) -> Any:
-        features, counts = hear(*inputs)
-        return features - features.mean(0, keepdim=True), counts
-
-    policy.spec.hear = normalised
-
-
-def endless(policy: SpeechLM) -> None:
-    """Targets are encoded without their end."""
-    encode = policy.encode
-
-    def cut(self: SpeechLM, texts: Sequence[str]) -> Actions:
-        rows = encode(texts)
-        return Actions(rows.ids, rows.mask & rows.mask.roll(-1, 1).index_fill(1, torch.tensor([-1]), False))
-
-    policy.encode = MethodType(cut, policy)
-
-
-def unknown_end(policy: SpeechLM) -> None:
-    """The tokenizer has no such token."""
-    policy.spec.eos = lambda tokenizer: (tokenizer.convert_tokens_to_ids("<|no such token|>"),)
-
-
-def always_ended(policy: SpeechLM) -> None:
-    """Cut answers are said to have ended."""
-    decode = policy.decode
-    policy.decode = lambda actions: tuple(replace(answer, ended=True) for answer in decode(actions))
-
-
-def closed_turn(policy: SpeechLM) -> None:
-    """The prompt stops at the end of the user's turn."""
-    ids, end = policy.spec.prompt_ids, policy.spec.eos(policy.tokenizer)[0]
-    policy.spec.prompt_ids = lambda *asked: (found := ids(*asked))[: len(found) - found[::-1].index(end)]
-
-
-def other_role(policy: SpeechLM) -> None:
-    """The model was taught another name for itself."""
-    policy.tokenizer.chat_template = (
-        "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
-        "{% if add_generation_prompt %}<|im_start|>model\n{% endif %}"
-    )
-
-
-def one_token_less(policy: SpeechLM) -> None:
-    """The prompt has a placeholder too few."""
-    ids = policy.spec.prompt_ids
-    policy.spec.prompt_ids = lambda tokenizer, prompt, count: ids(tokenizer, prompt, count - 1)
-
-
-def always_the_window(policy: SpeechLM) -> None:
-    """Every clip has as many features as the longest of its batch."""
-    hear = policy.spec.hear
-
-    def padded(*inputs: Any) -> Any:
-        features, counts = hear(*inputs)
-        return features, torch.full_like(counts, features.shape[1])
-
-    policy.spec.hear = padded
-
-
-def off_in_sampling(policy: SpeechLM) -> None:
-    """Adapters are off while answers are drawn, as when a reference switches them off and forgets them."""
-    sample = policy.sample
-
-    def without(*asked: Any) -> Any:
-        switch(policy, False)
-        rollout = sample(*asked)
-        switch(policy, True)
-        return rollout
-
-    policy.sample = without
-
-
-def switch(policy: SpeechLM, on: bool) -> None:
-    for layer in checkup._adapters(policy).values():
-        layer._disable_adapters = not on
-
-
-def thawed(policy: SpeechLM) -> None:
-    """Freezing a copy stops the training of what it copied."""
-    frozen = policy.frozen
-
-    def stopping() -> Frozen:
-        copy = frozen()
-        next(iter(policy.trained_state().values())).requires_grad_(False)
-        return copy
-
-    policy.frozen = stopping
-
-
 BREAKS: list[tuple[Callable[[SpeechLM], None], Check]] = [
     (cold_scores, checkup.sampled_answers_are_rescored_alike),
     (wrong_rows, checkup.sampled_answers_are_rescored_alike),
-    (hidden_dropout, checkup.the_ratio_is_one_at_the_start),
-    (stale_copy, checkup.the_ratio_is_one_at_the_start),
+    (sick.hidden_dropout, checkup.the_ratio_is_one_at_the_start),
+    (sick.stale_copy, checkup.the_ratio_is_one_at_the_start),
     (wrong_audio, checkup.rows_score_alone_as_in_a_batch),
-    (batch_dependent, checkup.rows_score_alone_as_in_a_batch),
+    (sick.batch_dependent, checkup.rows_score_alone_as_in_a_batch),
     (answers_see_each_other, checkup.rows_score_alone_as_in_a_batch),
-    (batch_dependent, checkup_step.micro_batches_change_nothing),
+    (sick.batch_dependent, checkup_step.micro_batches_change_nothing),
     (deaf, checkup.audio_reaches_the_answer),
-    (off_in_sampling, checkup.adapters_are_on_in_sampling_and_scoring),
-    (thawed, checkup.adapters_are_on_in_sampling_and_scoring),
-    (endless, checkup_text.answers_end_with_an_end),
-    (unknown_end, checkup_text.answers_end_with_an_end),
-    (always_ended, checkup_text.answers_end_with_an_end),
-    (closed_turn, checkup_text.prompts_end_where_answers_begin),
-    (other_role, checkup_text.prompts_end_where_answers_begin),
-    (one_token_less, checkup_text.every_audio_token_has_a_feature),
-    (always_the_window, checkup_text.every_audio_token_has_a_feature),
+    (sick.off_in_sampling, checkup.adapters_are_on_in_sampling_and_scoring),
+    (sick.thawed, checkup.adapters_are_on_in_sampling_and_scoring),
+    (sick.endless, checkup_text.answers_end_with_an_end),
+    (sick.unknown_end, checkup_text.answers_end_with_an_end),
+    (sick.always_ended, checkup_text.answers_end_with_an_end),
+    (sick.closed_turn, checkup_text.prompts_end_where_answers_begin),
+    (sick.other_role, checkup_text.prompts_end_where_answers_begin),
+    (sick.one_token_less, checkup_text.every_audio_token_has_a_feature),
+    (sick.always_the_window, checkup_text.every_audio_token_has_a_feature),
 ]
-
-
-UNHEARD = (wrong_audio, batch_dependent, deaf, off_in_sampling)
+UNHEARD = (wrong_audio, sick.batch_dependent, deaf, sick.off_in_sampling)
 """Shown with adapters too, where the ears are not trained and what sampling heard is remembered."""
-CASES = [(d, c, None) for d, c in BREAKS if d is not off_in_sampling] + [
+CASES = [(d, c, None) for d, c in BREAKS if d is not sick.off_in_sampling] + [
     (d, c, LORA) for d, c in BREAKS if d in UNHEARD
 ]
 
@@ -216,6 +102,18 @@ def test_a_broken_policy_is_noticed(damage: Callable, check: Check, lora: dict |
     assert finding.passed is False and "It stopped with" not in finding.sentence, finding.sentence
 
 
+def test_a_broken_detector_is_noticed() -> None:
+    padded, deaf_one = test_classifier.policy("group"), test_classifier.policy()
+    padded._paddable = True
+    with torch.no_grad():
+        deaf_one.head.weight.zero_()
+    clips, alone = test_classifier.examples(), checkup.rows_score_alone_as_in_a_batch
+    assert alone(patient(padded, clips)).passed is False
+    assert checkup.audio_reaches_the_answer(patient(deaf_one, clips)).passed is False
+    released = alone(patient(test_classifier.policy(masked=False), clips))
+    assert released.passed is None and "as the released code does" in released.sentence
+
+
 class Scaled(Supervised):
     """Each micro-batch's loss is its own mean."""
 
@@ -226,9 +124,9 @@ class Scaled(Supervised):
 
 @pytest.mark.parametrize("make", [speaking, detecting])
 def test_a_broken_step_is_noticed(make: Callable[[], Patient]) -> None:
-    sick, check = replace(make(), stages=[Scaled()]), checkup_step.micro_batches_change_nothing
-    assert check(sick).passed is False
-    assert all(tensor.grad is None for tensor in sick.policy.parameters()), "gradients are left behind"
+    ill, check = replace(make(), stages=[Scaled()]), checkup_step.micro_batches_change_nothing
+    assert check(ill).passed is False
+    assert all(tensor.grad is None for tensor in ill.policy.parameters()), "gradients are left behind"
 
 
 def test_a_policy_that_always_says_the_same_learns_nothing() -> None:
@@ -250,12 +148,12 @@ def test_a_policy_that_always_says_the_same_learns_nothing() -> None:
     ],
 )
 def test_a_useless_reward_is_noticed(values: Callable[[int], torch.Tensor], said: str) -> None:
-    sick = replace(
+    ill = replace(
         detecting(), reward=lambda answers, _: {"fair": torch.zeros(len(answers)), "it": values(len(answers))}
     )
-    finding = checkup_step.rewards_tell_answers_apart(sick)
+    finding = checkup_step.rewards_tell_answers_apart(ill)
     assert finding.passed is False and said in finding.sentence, finding.sentence
-    whole = replace(sick, settings=replace(SETTINGS, center="batch"))
+    whole = replace(ill, settings=replace(SETTINGS, center="batch"))
     assert checkup_step.rewards_tell_answers_apart(whole).passed is (values(4).tolist() == [0, 0, 0, 0])
 
 
