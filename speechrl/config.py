@@ -6,6 +6,7 @@ from typing import Any
 
 from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
+from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import MISSING, DictConfig, OmegaConf
 
@@ -82,8 +83,17 @@ def composed(overrides: list[str], extra: list[str] | None = None) -> DictConfig
 
 
 def built(node: Any, **more: Any) -> Any:
-    """The object that a node's `_target_` makes, with dataclasses and plain containers for everything inside it."""
-    return instantiate(node, _convert_="object", **more)
+    """The object that a node's `_target_` makes, with dataclasses and plain containers for everything inside it.
+
+    What a constructor says of its arguments is raised as it said it, without Hydra's wrapping.
+    """
+    try:
+        return instantiate(node, _convert_="object", **more)
+    except InstantiationException as error:
+        cause: BaseException | None = error
+        while cause is not None and not (isinstance(cause, ValueError | OSError)):
+            cause = cause.__cause__
+        raise (cause or error) from None
 
 
 def plain(config: DictConfig, *, resolve: bool = True) -> dict[str, Any]:

@@ -2,9 +2,11 @@
 
 import argparse
 import contextlib
+import copy
 import multiprocessing
 import os
 import sys
+import threading
 import time
 import traceback
 from collections.abc import Sequence
@@ -14,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from omegaconf import DictConfig
 from rich.console import Console
 from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -28,6 +31,7 @@ class Cell:
     row: str
     seed: int
     overrides: tuple[str, ...]
+    config: DictConfig
     folder: Path
 
 
@@ -55,11 +59,14 @@ class Sweep:
         """Every row with every seed, seeds outermost so that a whole table stands early."""
         from speechrl.config import composed
 
+        overrides = {row: (f"experiment={self.described['experiments']}/{row}", *self.overrides) for row in self.rows()}
+        composed_rows = {row: composed(list(given)) for row, given in overrides.items()}
         cells = []
         for seed in range(self.seeds):
-            for row in self.rows():
-                overrides = (f"experiment={self.described['experiments']}/{row}", f"seed={seed}", *self.overrides)
-                cells.append(Cell(row, seed, overrides, runs.folder(composed(list(overrides)))))
+            for row, given in overrides.items():
+                config = copy.deepcopy(composed_rows[row])
+                config.seed = seed
+                cells.append(Cell(row, seed, (*given, f"seed={seed}"), config, runs.folder(config)))
         return cells
 
 
@@ -94,9 +101,17 @@ def _one_thread() -> None:
 
     import torch
 
+    threading.Thread(target=_leave_with, args=(os.getppid(),), daemon=True).start()
     torch.set_num_threads(1)
     warnings.filterwarnings("ignore")
     logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
+
+
+def _leave_with(parent: int) -> None:
+    # a parent that was killed cannot say so: its orphans find themselves with another one
+    while os.getppid() == parent:
+        time.sleep(1.0)
+    os._exit(1)
 
 
 class Pool:
@@ -140,11 +155,11 @@ def execute(sweep: Sweep, workers: int, console: Console) -> list[str]:
 
 
 def _distinct(cells: Sequence[Cell], part: str) -> list[Cell]:
-    from speechrl.config import composed, plain
+    from speechrl.config import plain
 
     seen: dict[str, Cell] = {}
     for cell in cells:
-        config = plain(composed(list(cell.overrides)))
+        config = plain(cell.config)
         node = config["data"]["folder"] if part == "data" else config["model"].get("weights")
         seen.setdefault(repr(node), cell)
     return list(seen.values())
@@ -186,6 +201,7 @@ def arguments() -> argparse.ArgumentParser:
     parser.add_argument("--seeds", type=int, default=1, help="seeds 0 ... SEEDS-1 of every row")
     parser.add_argument("--quick", action="store_true", help="only the few rows of a first look")
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="cells at once, one thread each")
+    parser.add_argument("--config-dir", type=Path, help="a folder of your own configurations, searched as well")
     parser.add_argument("overrides", nargs="*", help="Hydra overrides for all cells, such as scale=paper")
     return parser
 
@@ -194,9 +210,10 @@ def main() -> int:
     """Runs a sweep and prints its table."""
     from speechrl import tables
 
-    given = arguments().parse_args()
+    given = arguments().parse_intermixed_args()
     console = Console()
-    sweep = Sweep(given.table, given.overrides, given.seeds, given.quick)
+    own = [f"hydra.searchpath=[file://{given.config_dir.resolve()}]"] if given.config_dir else []
+    sweep = Sweep(given.table, [*given.overrides, *own], given.seeds, given.quick)
     started = time.time()
     try:
         failed = execute(sweep, given.workers, console)

@@ -1,6 +1,7 @@
 """One run from its configuration to its record: train, choose the best weights, answer the test sets, write it down."""
 
 import os
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -208,7 +209,10 @@ def run(config: DictConfig, progress: Progress | None = None) -> Path:
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
 def main(config: DictConfig) -> None:
     """Trains and evaluates what the command line says."""
-    folder = run(config)
+    try:
+        folder = run(config)
+    except (ValueError, OSError) as error:
+        sys.exit(f"speechrl: {error}")
     print(f"done: {folder}")
     for name, value in sorted(runs.read_json(folder / runs.DONE).items()):
         print(f"  {name:32} {value:.2f}")

@@ -77,7 +77,9 @@ def test_clips_last_up_to_three_seconds_and_do_not_clip(task):
 
 
 HEARD = {"events": ["bell", "siren", "bell", "knock"], "moves": {"siren": "falling"}, "background": "wind"}
-PLAYED = {"first": "flute", "last": "organ", "move": "wavy", "notes": 5, "pace": "slow", "register": "low"} | {"drum": True}
+PLAYED = {"first": "flute", "last": "organ", "move": "wavy", "notes": 5, "pace": "slow", "register": "low"} | {
+    "drum": True
+}
 SPOKEN = {
     **{"sex": "woman", "pace": "fast", "language": "English", "name": "Anna", "action": "buys"},
     **{"number": "two", "colour": "red", "thing": "boats"},
