@@ -19,9 +19,7 @@ from tests.toy import LABELS, Toy, examples, match
 class Fixed(Toy):
     """A toy whose answers to a clip are always the same, so that processes and batches draw alike."""
 
-    def sample(
-        self, examples: Sequence[Example], group_size: int, decoding: Decoding, _: torch.Generator
-    ) -> Rollout:
+    def sample(self, examples: Sequence[Example], group_size: int, decoding: Decoding, _: torch.Generator) -> Rollout:
         drawn = [torch.randint(0, 2, (group_size,), generator=generator("fixed", e.id)) for e in examples]
         actions = Actions(torch.cat(drawn)[:, None], torch.ones(len(examples) * group_size, 1, dtype=torch.bool))
         answers = tuple(Answer(LABELS[i]) for i in actions.ids[:, 0].tolist())

@@ -20,7 +20,10 @@ def train(kind: str, devices: int, output: Path) -> list[torch.Tensor]:
     return [torch.load(f"{output}.{rank}", weights_only=True) for rank in range(devices)]
 
 
-@pytest.mark.parametrize("kind", ["token", pytest.param("sequence", marks=pytest.mark.slow), pytest.param("sft", marks=pytest.mark.slow)])
+KINDS = ["token", *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("sequence", "sft"))]
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_two_processes_take_the_steps_of_one(kind: str, tmp_path: Path) -> None:
     (alone,) = train(kind, 1, tmp_path / "one")
     first, second = train(kind, 2, tmp_path / "two")

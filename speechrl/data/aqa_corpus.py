@@ -34,6 +34,8 @@ from speechrl.types import SAMPLE_RATE, seed_of
 VERSION = 1  # goes up with every change that reaches a sample or a text, so that no cached corpus is mistaken for it
 ASKED = 0.5
 """Of the clips for pre-training: the share with a question. All have a caption, so the base hears more than it says."""
+TAUGHT_WEIGHT = 0.3
+"""How often the base is asked a question of a kind that fine-tuning teaches, beside one of the other kinds."""
 CAPTION, TRANSCRIPT = "Describe the audio.", "Write down what is said."
 AVQA_WORDING, MMAU_WORDING = 0, 1
 
@@ -96,8 +98,11 @@ def _any_questions(index: int, rng: np.random.Generator) -> tuple[Scene, tuple[Q
     """A scene and perhaps one of its questions, of any kind and in any wording."""
     scene = draw(TASKS[index % 3], rng)
     options = askable(scene, rng)
-    kinds = rng.permutation(list(options))[: int(rng.random() < ASKED)].tolist()
-    return scene, tuple(ask(scene, kind, options[kind], rng, wording=int(rng.integers(2))) for kind in kinds)
+    if rng.random() >= ASKED:
+        return scene, ()
+    weights = np.array([TAUGHT_WEIGHT if kind in TAUGHT else 1.0 for kind in options])
+    kind = str(rng.choice(list(options), p=weights / weights.sum()))
+    return scene, (ask(scene, kind, options[kind], rng, wording=int(rng.integers(2))),)
 
 
 def _taught_question(index: int, rng: np.random.Generator) -> tuple[Scene, tuple[Question, ...]]:

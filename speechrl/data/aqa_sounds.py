@@ -109,7 +109,8 @@ def _time(seconds: float) -> Wave:
 def _bell(seconds: float, rng: np.random.Generator) -> Wave:
     time, base = _time(seconds), rng.uniform(500, 800)
     partials = ((0.56, 0.6), (1.0, 1.0), (1.19, 0.7), (1.71, 0.5), (2.74, 0.4), (4.07, 0.2))
-    return _unit(sum(a * np.sin(2 * np.pi * base * k * time) * np.exp(-(4 + 2 * k) * time) for k, a in partials))
+    ringing = [a * np.sin(2 * np.pi * base * k * time) * np.exp(-(4 + 2 * k) * time) for k, a in partials]
+    return _unit(np.sum(ringing, axis=0))
 
 
 def _knock(seconds: float, rng: np.random.Generator) -> Wave:

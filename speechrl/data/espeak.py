@@ -137,9 +137,7 @@ class _Library:
 
         _LOCK.acquire()
         self._library = ctypes.CDLL(espeakng_loader.get_library_path())
-        rate = self._library.espeak_Initialize(
-            _SYNCHRONOUS, 0, _data_path().encode(), _PHONEMES_IN_IPA | _DO_NOT_EXIT
-        )
+        rate = self._library.espeak_Initialize(_SYNCHRONOUS, 0, _data_path().encode(), _PHONEMES_IN_IPA | _DO_NOT_EXIT)
         if rate != _NATIVE_RATE:
             self.__exit__()
             raise RuntimeError(f"espeak-ng does not start with the voices of {_data_path()} (code {rate})")

@@ -30,8 +30,7 @@ _GRAMMARS: Mapping[str, tuple[str, str, str, str]] = {
         "achète,porte,trouve,dessine,perd,vend,regarde,répare",
         "sept paniers de poisson,un bateau en bois,le parapluie bleu,deux gros livres,une bouteille vide,"
         "la vieille horloge,un pain frais,les chaises du jardin",
-        "chaque matin,avant la tempête,à la gare,très tôt,vendredi soir,sans un mot,derrière l'église,"
-        "après le repas",
+        "chaque matin,avant la tempête,à la gare,très tôt,vendredi soir,sans un mot,derrière l'église,après le repas",
     ),
     "es": (
         "el viejo capitán,mi hermana menor,un maestro tranquilo,nuestra vecina,el médico joven,esa niña alta,"
@@ -70,11 +69,9 @@ _GRAMMARS: Mapping[str, tuple[str, str, str, str]] = {
         "na het eten",
     ),
     "hi": (
-        "बूढ़ा कप्तान,मेरी छोटी बहन,एक शांत शिक्षक,हमारा नया पड़ोसी,गाँव का डॉक्टर,वह लंबा लड़का,मेरा सबसे अच्छा दोस्त,"
-        "पड़ोस की औरत",
+        "बूढ़ा कप्तान,मेरी छोटी बहन,एक शांत शिक्षक,हमारा नया पड़ोसी,गाँव का डॉक्टर,वह लंबा लड़का,मेरा सबसे अच्छा दोस्त,पड़ोस की औरत",
         "कल शाम को,तूफ़ान से पहले,स्टेशन पर,सुबह जल्दी,शुक्रवार को,बिना कुछ कहे,मंदिर के पीछे,खाने के बाद",
-        "मछली की सात टोकरियाँ,लकड़ी की नाव,नीला छाता,दो भारी किताबें,एक खाली बोतल,टूटी हुई घड़ी,ताज़ी रोटी,"
-        "बगीचे की कुर्सियाँ",
+        "मछली की सात टोकरियाँ,लकड़ी की नाव,नीला छाता,दो भारी किताबें,एक खाली बोतल,टूटी हुई घड़ी,ताज़ी रोटी,बगीचे की कुर्सियाँ",
         "लाएगा,खरीदेगा,ढूँढेगा,देखेगा,बेचेगा,रखेगा,उठाएगा,माँगेगा",
     ),
     "cmn": (

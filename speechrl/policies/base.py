@@ -38,9 +38,7 @@ class Policy(nn.Module, ABC):
         """
 
     @abstractmethod
-    def logps(
-        self, examples: Sequence[Example], actions: Actions, temperature: float = 1.0
-    ) -> Float[Tensor, "n t"]:
+    def logps(self, examples: Sequence[Example], actions: Actions, temperature: float = 1.0) -> Float[Tensor, "n t"]:
         """Log-probability of each action given the actions before it, differentiable; 0 on padding.
 
         N is a multiple of len(examples); rows b*(N/B) ... belong to example b.

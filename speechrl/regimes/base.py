@@ -289,7 +289,7 @@ class Regime(pl.LightningModule):
         kept = checkpoint["regime"]
         if kept["base"] != self.policy.base_identity:
             raise ValueError(
-                f"the checkpoint was trained from another base model ({kept['base']}, not {self.policy.base_identity}); "
+                f"the checkpoint was trained from another base model: {kept['base']}, not {self.policy.base_identity}; "
                 "remove the run's folder, or bring that base back"
             )
         self._begun, self.best = kept["stage"], kept["best"]
