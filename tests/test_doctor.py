@@ -38,10 +38,11 @@ def length(answers: Sequence[Answer], examples: Sequence[Example]) -> dict[str, 
 def patient(policy: Policy, probes: Sequence[Example], **changes: Any) -> Patient:
     """As a GRPO run would be admitted."""
     without_dropout(policy)
-    stages: list[Objective] = [Supervised(), GroupRelative(checkup_step.varied, SETTINGS)]
+    settings = changes.get("settings", SETTINGS)
+    stages: list[Objective] = [Supervised(), GroupRelative(checkup_step.varied, settings)]
     for stage in stages:
         stage.begin(policy)
-    known = {"decoding": SETTINGS.decoding, "stages": stages, "settings": SETTINGS, "reward": length}
+    known = {"decoding": settings.decoding, "stages": stages, "settings": settings, "reward": length}
     optimisation = Optimisation(batch_size=6, micro_batch=2)
     return Patient(policy=policy.train(), probes=probes, **{"optimisation": optimisation, **known, **changes})
 
@@ -235,14 +236,18 @@ def test_the_exit_status_and_what_cannot_be_examined(
 
 
 @pytest.mark.slow
-def test_the_true_qwen2_audio_but_for_its_depth() -> None:
-    """Qwen2-Audio-7B's own widths, heads, vocabulary and window; one encoder layer, one decoder layer; 6 GB."""
-    audio = {"encoder_layers": 1}
-    text = {"num_hidden_layers": 1, "intermediate_size": 11008, "vocab_size": 156032, "rms_norm_eps": 1e-5}
-    settings = {"audio_config": audio, "text_config": text}
+def test_the_true_qwen2_audio_but_for_its_depth(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Qwen2-Audio-7B's own widths, heads, vocabulary and window; one encoder layer, one decoder layer; 7 GB."""
+    monkeypatch.setattr(checkup, "MOST_TOKENS", 3)  # each token's 156,032 logits take a core a tenth of a second
+    settings = {
+        "audio_config": {"encoder_layers": 1},
+        "text_config": {"num_hidden_layers": 1, "intermediate_size": 11008, "vocab_size": 156032, "rms_norm_eps": 1e-5},
+    }
     policy = tiny_models.qwen2_audio(config=settings, lora={"rank": 16, "alpha": 32}, freeze=["encoder", "projector"])
     config = policy.network.config
     assert (config.audio_config.d_model, config.audio_config.num_mel_bins) == (1280, 128)
-    assert (config.text_config.hidden_size, config.text_config.intermediate_size) == (4096, 11008)
-    found = dict(doctor.examine(patient(policy, tiny_models.examples())))
+    assert (config.text_config.hidden_size, config.text_config.num_attention_heads) == (4096, 32)
+    small = GroupSettings(group_size=2, decoding=Decoding(max_tokens=3))
+    found = dict(doctor.examine(patient(policy, tiny_models.examples()[:2], settings=small)))
+    print(*(f"{name}: {finding.sentence}" for name, finding in found.items()), sep="\n")
     assert not [(name, finding.sentence) for name, finding in found.items() if not finding.passed]

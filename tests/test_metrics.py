@@ -65,6 +65,8 @@ def test_roc_by_hand():
     assert frr.tolist() == [0, 0, 0.5, 1]
     assert far.tolist() == [1, 0.5, 0, 0]
     assert metrics.roc([0.5, 0.5], [False, True], merge_ties=False)[1].tolist() == [0, 1, 1]
+    _, frr, far = metrics.roc([0.1, 0.2, 0.3], [True, False, False])
+    assert (frr.tolist(), far.tolist()) == ([0, 1, 1, 1], [1, 1, 0.5, 0])
 
 
 @pytest.mark.parametrize("measure", [metrics.eer, metrics.auc, metrics.roc, metrics.det])
