@@ -52,8 +52,9 @@ class Sweep:
         self.described = yaml.safe_load(path.read_text())
 
     def rows(self) -> list[str]:
-        """The rows that are run: those with an experiment of their own, or the quick few."""
-        return self.described["quick"] if self.quick else [row["name"] for row in self.described["rows"]]
+        """The rows that are run: all but those that only the paper has, or the quick few."""
+        runs_of_ours = [row["name"] for row in self.described["rows"] if not row.get("published_only")]
+        return self.described["quick"] if self.quick else runs_of_ours
 
     def cells(self) -> list[Cell]:
         """Every row with every seed, seeds outermost so that a whole table stands early."""
