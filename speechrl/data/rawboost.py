@@ -14,7 +14,6 @@ depend on the number of threads.
 from dataclasses import dataclass
 
 import numpy as np
-import scipy.fft
 import torch
 from jaxtyping import Float, Float64, Int64
 from torch import Tensor
@@ -85,6 +84,8 @@ def kernels(channel: Channel) -> Float64[np.ndarray, "orders length"]:
 
     A band-stop is the window method's (Hamming) with unit gain at 0 Hz; a response is the cascade of its bands.
     """
+    import scipy.fft
+
     half = int(channel.taps.max()) // 2
     ticks = np.arange(-half, half + 1)
     nyquist = SAMPLE_RATE / 2
@@ -108,6 +109,8 @@ def convolve(
 
     The released filter leads by one sample more than half its length; so does this one.
     """
+    import scipy.fft
+
     orders, length = responses.shape
     block = max(4096, scipy.fft.next_fast_len(4 * length, real=True))
     step = block - length + 1

@@ -38,7 +38,8 @@ class Optimisation:
     batch_seconds: float | None = None
     micro_batch: int | None = None
     weight_decay: float = 0.0
-    betas: tuple[float, float] = (0.9, 0.999)
+    beta1: float = 0.9
+    beta2: float = 0.999
     eps: float = 1e-8
     max_grad_norm: float = 1.0
     warmup_steps: int = 0
@@ -182,7 +183,9 @@ class Regime(pl.LightningModule):
         """AdamW over what is trained; fused where the tensors allow it."""
         o = self.optimisation
         trained = list(self.policy.trained_state().values())
-        return torch.optim.AdamW(trained, lr=o.lr, betas=o.betas, eps=o.eps, weight_decay=o.weight_decay, fused=True)
+        return torch.optim.AdamW(
+            trained, lr=o.lr, betas=(o.beta1, o.beta2), eps=o.eps, weight_decay=o.weight_decay, fused=True
+        )
 
     @property
     def _optimizer(self) -> LightningOptimizer:
