@@ -1,5 +1,6 @@
 # Everything starts here; `make help` lists what there is. The environment is made on first use, in .venv.
-PYTHON ?= $(firstword $(shell command -v python3.13 python3.12 python3.11 python3 2>/dev/null))
+FITS   := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))
+PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do $$p -c '$(FITS)' 2>/dev/null && echo $$p && break; done)
 VENV   := .venv
 PY     := $(VENV)/bin/python
 SEEDS  ?= 1
@@ -16,8 +17,8 @@ help:  ## this list
 install: $(VENV)/.installed  ## the environment: about 5 GB of packages, two to three minutes
 
 $(VENV)/.installed: pyproject.toml .constraints.txt
-	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null || \
-	  { echo "speechrl needs Python 3.11, 3.12 or 3.13; found $(PYTHON). Say which one: make PYTHON=/path/to/python3.12"; exit 1; }
+	@$(or $(PYTHON),false) -c '$(FITS)' 2>/dev/null || \
+	  { echo "speechrl needs Python 3.11, 3.12 or 3.13, and finds none; say where it is: make PYTHON=/path/to/python3.12"; exit 1; }
 	@$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null || \
 	  { echo "$(PYTHON) cannot make virtual environments; on Debian or Ubuntu: apt-get install python3-venv"; exit 1; }
 	@df -Pk . | awk 'NR==2 && $$4 < 7e6 {print "speechrl needs about 7 GB of free disk here to install; " int($$4/1e6) " GB are free"; exit 1}'
