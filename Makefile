@@ -26,7 +26,7 @@ $(VENV)/.installed: pyproject.toml .constraints.txt
 	$(PY) -m pip install --quiet --disable-pip-version-check -c .constraints.txt -e '.[dev]'
 	@touch $@
 
-reproduce-deepfake: install  ## Table 1 of arXiv 2603.02914 (QUICK=1: a first look; SEEDS=3: as committed)
+reproduce-deepfake: install  ## Table 1 of arXiv 2603.02914 (QUICK=1: a first look; SEEDS=3: three seeds)
 	@$(call SWEEP,experiments/deepfake_table1)
 
 reproduce-aqa: install  ## the main table of arXiv 2503.11197 (QUICK=1, SEEDS=3 as above)
