@@ -265,7 +265,7 @@ def intervals(entries: Sequence[tuple[str, Difference, bool]]) -> "Figure":
     axis.set_yticks(range(len(entries)), [label for label, *_ in entries])
     for text, (*_, bold) in zip(axis.get_yticklabels(), entries, strict=True):
         text.set_fontweight("bold" if bold else "normal")
-    axis.set(xlabel="difference in points, 95 % interval (left: the first is lower)")
+    axis.set(xlabel="points; left: the first is lower")
     axis.invert_yaxis()
     axis.grid(visible=False, axis="y")
     return figure
